@@ -1,0 +1,42 @@
+# `make` alone lists what there is.
+PYTHON ?= python3
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+else
+BIN := .venv/bin
+endif
+RUN := $(BIN)/python
+ARGS ?=
+
+help:            ## list the targets
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:[^#]*## */: /' | awk -F': ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(BIN)/.installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+setup: $(BIN)/.installed    ## create .venv and install the five packages
+
+train: setup     ## train PySA on made-up scenes, about a minute; ARGS="--paper ..." for more
+	$(RUN) train.py $(ARGS)
+
+test: setup      ## run every test
+	$(RUN) -m pytest $(ARGS)
+
+faults: setup    ## plant known mistakes in the papers' code and see that the tests catch each of them
+	$(RUN) -m tests.faults $(ARGS)
+
+bench: setup     ## time and memory of each mechanism against full attention
+	$(RUN) -m papers.pysa.bench $(ARGS)
+
+shapes-table: setup    ## train the table of the front page: with and without context, three seeds (about an hour)
+	$(RUN) -m docs.shapes_table $(ARGS)
+
+clean:           ## remove .venv and caches; runs/ stays
+	rm -rf .venv .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help setup train test faults bench shapes-table clean
+.DEFAULT_GOAL := help

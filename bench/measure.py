@@ -1,0 +1,51 @@
+"""Time and memory of small pieces of code, measured so that ratios can be trusted.
+
+Machines drift: so the candidates take turns (A B C, A B C, ...), the median over the rounds is quoted, and ratios
+are between medians of the same run. Memory is the growth of a fresh process's high-water mark.
+"""
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+
+import torch
+
+
+def times(candidates, rounds=5):
+    """Median seconds of each candidate. candidates: {name: function without arguments}."""
+    for function in candidates.values():
+        function()  # warm-up
+    seconds = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, function in candidates.items():
+            start = time.perf_counter()
+            function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _peak(make, arguments, queue):
+    torch.set_num_threads(1)
+    function = make(*arguments)
+    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    function()
+    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale - before)
+
+
+def peak_memory(make, *arguments):
+    """Extra peak memory in MiB of calling the function that `make(*arguments)` returns, in a fresh process.
+
+    make: a function at the top level of a module (it is imported anew); what it allocates itself is not counted.
+    """
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_peak, args=(make, arguments, queue))
+    process.start()
+    peak = queue.get()
+    process.join()
+    return peak / 2**20

@@ -1,0 +1,19 @@
+"""What the user got wrong is one line on stderr and exit code 2, never a traceback."""
+
+import sys
+
+
+class UserError(ValueError):
+    """A mistake the user can mend. The message names the flag or file and what would be valid."""
+
+
+def run(main):
+    """Call `main()` as a program: print a UserError as one line, exit with 2; with 130 after Ctrl-C."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

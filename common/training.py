@@ -1,0 +1,277 @@
+"""The training loop: the laptop script, the resumed script and the cluster script are the same.
+
+Everything random is a pure function of (seed, step) or (seed, epoch, sample index). So a run is bit-identical on
+one machine whatever the number of loader workers, and after any interruption and resume.
+"""
+
+import contextlib
+import csv
+import io
+import math
+import signal
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from . import checkpoint, pictures
+from .errors import UserError
+from .inference import evaluate, normalise
+from .metrics import IGNORE
+
+SCHEDULES = ("poly", "cosine", "one-cycle", "constant")
+OPTIMIZERS = ("sgd", "adamw")
+
+
+@dataclass
+class Recipe:
+    """How a network is trained: numbers only. Every paper's recipe.py lists some; flags override them."""
+
+    steps: int = 500
+    batch_size: int = 8  # over all processes
+    crop_size: int = 128
+    optimizer: str = "adamw"  # one of OPTIMIZERS
+    lr: float = 3e-3
+    head_lr: float = 1.0  # factor for everything outside `model.backbone`
+    momentum: float = 0.9  # of SGD
+    weight_decay: float = 1e-2
+    no_decay: tuple = ()  # parameters whose name contains one of these are not decayed
+    schedule: str = "one-cycle"  # one of SCHEDULES
+    power: float = 0.9  # of poly
+    warmup_steps: int = 0  # linear, before poly, cosine and constant
+    clip_norm: float = 0.0  # total gradient norm; 0 = off
+    aux_weight: float = 0.4
+    scale: tuple = (1.0, 1.0)  # random resizing
+    flip: bool = True
+    colour: float = 0.0  # strength of random brightness, contrast, saturation
+    eval_every: int = 125
+
+
+# ------------------------------------------------------------------------------------------ data
+
+
+class TrainingSamples(Dataset):
+    """Sample number n of the endless training stream: a pure function of (seed, n).
+
+    An epoch is a permutation of the dataset drawn from (seed, epoch); the augmentation of a sample is drawn
+    from (seed, epoch, index).
+    """
+
+    def __init__(self, dataset, augment, seed):
+        self.dataset, self.augment, self.seed = dataset, augment, seed
+        self.epoch, self.order = -1, None
+
+    def __getitem__(self, number):
+        epoch, position = divmod(number, len(self.dataset))
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+        index = int(self.order[position])
+        image, label = self.augment(*self.dataset[index], np.random.default_rng([self.seed, epoch, index]))
+        return torch.from_numpy(image), torch.from_numpy(label)
+
+
+def batches(samples, first_step, steps, batch_size, workers, rank, world):
+    """Loader of the batches of the steps first_step .. steps-1; each process takes its slice of every batch."""
+    per_process = batch_size // world
+    numbers = [
+        range(step * batch_size + rank * per_process, step * batch_size + (rank + 1) * per_process)
+        for step in range(first_step, steps)
+    ]
+    return DataLoader(samples, batch_sampler=numbers, num_workers=workers, persistent_workers=workers > 0)
+
+
+# ------------------------------------------------------------------------------------------ loss, schedule
+
+
+def cross_entropy(scores, label):
+    """Mean over the valid pixels of the whole batch, those of the other processes included; 0 if there is none.
+
+    scores: [B, K, H, W], label: int64 [B, H, W], 255 = ignore.
+    """
+    valid, world = (label != IGNORE).sum(), 1
+    if torch.distributed.is_initialized():
+        # DistributedDataParallel averages gradients over processes, so the sum is divided by the mean count.
+        world = torch.distributed.get_world_size()
+        torch.distributed.all_reduce(valid)
+    total = F.cross_entropy(scores.float(), label, ignore_index=IGNORE, reduction="sum")
+    return total * world / valid.clamp(min=1)
+
+
+def segmentation_loss(model, outputs, label, aux_weight):
+    """Cross-entropy of "out", plus aux_weight times that of "aux" where there is one. A network with other
+    terms defines `loss(outputs, label, cross_entropy)` itself."""
+    if hasattr(model, "loss"):
+        return model.loss(outputs, label, cross_entropy)
+    loss = cross_entropy(outputs["out"], label)
+    return loss + aux_weight * cross_entropy(outputs["aux"], label) if "aux" in outputs else loss
+
+
+def learning_rate_factor(step, recipe):
+    """What the learning rate is multiplied by in `step` = 0 .. steps-1."""
+    steps = recipe.steps
+    if recipe.schedule == "one-cycle":  # Smith and Topin: up over the first 30 %, then down, both as cosines
+        peak = max(1, round(0.3 * steps))
+        if step < peak:
+            return 0.04 + 0.96 * (1 - math.cos(math.pi * step / peak)) / 2
+        return (1 + math.cos(math.pi * (step - peak) / max(1, steps - peak))) / 2
+    warmup = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+    if recipe.schedule == "poly":
+        return warmup * (1 - step / steps) ** recipe.power
+    if recipe.schedule == "cosine":
+        return warmup * (1 + math.cos(math.pi * step / steps)) / 2
+    return warmup
+
+
+def make_optimizer(model, recipe):
+    """SGD or AdamW with up to four groups: backbone or not, decayed or not."""
+    groups = {}
+    for name, parameter in model.named_parameters():
+        factor = 1.0 if name.startswith("backbone.") else recipe.head_lr
+        decay = 0.0 if any(part in name for part in recipe.no_decay) else recipe.weight_decay
+        group = groups.setdefault((factor, decay), {"params": [], "factor": factor, "weight_decay": decay})
+        group["params"].append(parameter)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups.values(), lr=recipe.lr, momentum=recipe.momentum)
+    return torch.optim.AdamW(groups.values(), lr=recipe.lr)
+
+
+# ------------------------------------------------------------------------------------------ the loop
+
+
+class Stop:
+    """Turns the first Ctrl-C or SIGTERM into a request to finish the step; the second one acts at once."""
+
+    def __init__(self):
+        self.signal = None
+
+    def __enter__(self):
+        self.before = {}
+        with contextlib.suppress(ValueError):  # only the main thread may set handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self.request)
+        return self
+
+    def request(self, number, frame):
+        self.signal = number
+        signal.signal(number, self.before[number])
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, device="cpu", precision="float32",
+          workers=0, compile=False, resume=None, rank=0, world=1):
+    """Train `model` and leave last.pt, best.pt, log.csv, curves.png and predictions.png in the folder `out`.
+
+    augment(image, label, generator) -> (image, label) of one size. config: what rebuilds the network, stored in
+    the checkpoints. resume: the content of a last.pt. Returns the ConfusionMatrix of the best state on `val_set`,
+    or the number of the signal that ended the run early. Raises UserError at the first loss that is not finite.
+    """
+    out = Path(out)
+    model.to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, recipe)
+    step, best, log, running = 0, -1.0, [], [0.0, 0]
+    if resume:
+        model.load_state_dict(resume["model"])
+        optimizer.load_state_dict(resume["optimizer"])
+        step, best, log, running = resume["step"], resume["best"], resume["log"], list(resume["running"])
+
+    network = model
+    if compile:
+        network = torch.compile(network)
+    if world > 1:
+        if device.startswith("cuda"):
+            network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = torch.nn.parallel.DistributedDataParallel(network)
+    autocast = contextlib.nullcontext()
+    if precision == "bfloat16":
+        autocast = torch.autocast(torch.device(device).type, torch.bfloat16)
+
+    def save(name):
+        if rank == 0:
+            checkpoint.save(out / name, {
+                "model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "best": best,
+                "log": log, "running": running, "config": config, "recipe": asdict(recipe),
+            })
+
+    def score():
+        """Evaluate, add a row to the log, draw, keep the state if it is the best so far."""
+        nonlocal best, running
+        matrix, samples = evaluate(model, val_set, len(val_set.classes), device=device, rank=rank, world=world, keep=4)
+        model.train()
+        log.append({
+            "step": step, "loss": running[0] / max(1, running[1]), "miou": matrix.miou,
+            "pixel_accuracy": matrix.pixel_accuracy, "lr": recipe.lr * learning_rate_factor(step - 1, recipe),
+        })
+        running = [0.0, 0]
+        improved = not matrix.miou <= best
+        best = matrix.miou if improved else best
+        if improved:
+            save("best.pt")
+        save("last.pt")
+        if rank == 0:
+            draw_log(out, log)
+            pictures.save_png(out / "predictions.png", pictures.predictions(samples, val_set.classes, val_set.palette))
+
+    samples = TrainingSamples(train_set, augment, seed)
+    if not resume:
+        save("last.pt")  # a run can be resumed from its first second on
+    model.train()
+    started, first = time.monotonic(), step
+    bar = tqdm(total=recipe.steps, initial=step, unit="step", desc=config["paper"], disable=rank > 0)
+    with bar, Stop() as stop:
+        for images, label in batches(samples, step, recipe.steps, recipe.batch_size, workers, rank, world):
+            torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))  # for dropout
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * group["factor"] * learning_rate_factor(step, recipe)
+            x = normalise(images, device).contiguous(memory_format=torch.channels_last)
+            with autocast:
+                outputs = network(x)
+            loss = segmentation_loss(model, outputs, label.to(device, torch.int64), recipe.aux_weight)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise UserError(
+                    f"the loss became {value} in step {step}; nothing was learned from it, and {out / 'last.pt'} "
+                    f"holds the last good state. A smaller --lr than {recipe.lr:g} is the usual cure"
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            if recipe.clip_norm:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            optimizer.step()
+            step += 1
+            running = [running[0] + value, running[1] + 1]
+            bar.update()
+            rate = (step - first) * recipe.batch_size / (time.monotonic() - started)
+            bar.set_postfix_str(f"loss {value:.3f}, mIoU {max(best, 0):.1%}, {rate:.0f} images/s", refresh=False)
+            if step % recipe.eval_every == 0 or step == recipe.steps:
+                score()
+            if stop.signal and step < recipe.steps:
+                save("last.pt")
+                return stop.signal
+
+    model.load_state_dict(checkpoint.load(out / "best.pt")["model"])
+    matrix, _ = evaluate(model, val_set, len(val_set.classes), device=device, rank=rank, world=world)
+    return matrix
+
+
+def draw_log(out, log):
+    """Write the rows as log.csv and curves.png."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, log[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in log)
+    checkpoint.write_atomically(out / "log.csv", lambda file: file.write(text.getvalue().encode()))
+    steps = [row["step"] for row in log]
+    panels = [
+        ("training loss", [("loss", steps, [row["loss"] for row in log])]),
+        ("validation", [(key, steps, [row[key] for row in log]) for key in ("miou", "pixel_accuracy")]),
+    ]
+    pictures.save_png(out / "curves.png", pictures.curves(panels))

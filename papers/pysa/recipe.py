@@ -1,0 +1,23 @@
+"""How PySA is trained: numbers only.
+
+Nothing of the paper's own training is known (no code, no log was published). The recipes of the real datasets are
+the habits of the networks of this family (CCNet, PSANet, non-local networks); `shapes` and `camvid` are ours.
+"""
+
+from common.training import Recipe
+
+RECIPES = {
+    "shapes": Recipe(),
+    "camvid": Recipe(
+        steps=4000, batch_size=8, crop_size=288, lr=3e-3, weight_decay=1e-2, schedule="one-cycle",
+        scale=(0.6, 1.6), colour=0.3, eval_every=500,
+    ),
+    "cityscapes": Recipe(
+        steps=40000, batch_size=8, crop_size=769, optimizer="sgd", lr=0.01, weight_decay=5e-4, schedule="poly",
+        scale=(0.5, 2.0), colour=0.3, eval_every=4000,
+    ),
+    "default": Recipe(
+        steps=80000, batch_size=16, crop_size=512, optimizer="sgd", lr=0.01, weight_decay=5e-4, schedule="poly",
+        scale=(0.5, 2.0), colour=0.3, eval_every=8000,
+    ),
+}

@@ -1,0 +1,234 @@
+"""Train one of the papers.
+
+  python train.py                                            PySA on scenes made on the fly: about a minute
+  python train.py --paper pysa --set variant=parallel
+  python train.py --paper pysa --set context=False           the same network without the paper's mechanism
+  python train.py --dataset camvid --data PATH
+  python train.py --dataset folder --data PATH               your own images/ and labels/
+  python train.py --preset resnet50 --weights resnet50.pth --dataset camvid --data PATH --device cuda
+  python train.py ... --resume                               goes on exactly where it stopped
+  torchrun --nproc-per-node 4 train.py ...                   the same, several processes
+
+A run directory (runs/PAPER-PRESET-DATASET unless --out says otherwise) holds last.pt, best.pt, log.csv,
+curves.png, predictions.png and config.json. Learning rate, steps and the like default to the paper's recipe
+for the dataset, papers/PAPER/recipe.py.
+"""
+
+import argparse
+import ast
+import dataclasses
+import functools
+import importlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+import datasets
+from common import checkpoint
+from common.errors import UserError, run
+from common.training import OPTIMIZERS, SCHEDULES, train
+from datasets.transforms import augment
+
+# What must agree between a run and its continuation. The rest (device, workers, ...) may change.
+FIXED = ("paper", "preset", "options", "dataset", "seed", "precision")
+
+
+def papers():
+    """Names of the folders under papers/ that hold a model."""
+    return sorted(path.parent.name for path in Path(__file__).parent.glob("papers/*/model.py"))
+
+
+def load_paper(name, part="model"):
+    """The module papers.NAME.PART. Raises UserError that lists the papers there are."""
+    if name not in papers():
+        raise UserError(f"--paper {name}: unknown; valid: {', '.join(papers())}")
+    return importlib.import_module(f"papers.{name}.{part}")
+
+
+def build_model(paper, preset, num_classes, options):
+    """papers.PAPER.model.build, with its ValueErrors as one line that names the flag."""
+    try:
+        return load_paper(paper).build(num_classes, preset, **options)
+    except (ValueError, TypeError) as error:
+        flag = f"--preset {preset}" if "preset" in str(error) else "--set"
+        raise UserError(f"{flag}: {error}") from None
+
+
+def parse_options(pairs):
+    """["regions=1,2", "context=False"] -> {"regions": (1, 2), "context": False}; what is no literal is text."""
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UserError(f"--set {pair}: wanted OPTION=VALUE")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options
+
+
+def pick_device(name):
+    """The device asked for, or the best one there is. Raises UserError if it is not there."""
+    here = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    if name is None:
+        return here[-1]
+    if name.partition(":")[0] not in here or (name.startswith("cuda:") and not name[5:].isdigit()):
+        raise UserError(f"--device {name}: not available here; valid: {', '.join(here)}")
+    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
+    return name
+
+
+def positive(kind):
+    """An argparse type: a number of this kind, greater than zero."""
+    def parse(text):
+        number = kind(text)
+        if not 0 < number < float("inf"):
+            raise ValueError
+        return number
+    parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line."""
+
+    def error(self, message):
+        raise UserError(message)
+
+
+def parse():
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--paper", help=f"one of: {', '.join(papers())} (default pysa)")
+    add("--preset", help="size of the network: tiny (default) or one of the paper's own")
+    add("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of the network; repeatable")
+    add("--dataset", help=f"one of: {', '.join(datasets.NAMES)} (default shapes)")
+    add("--data", type=Path, metavar="PATH", help="folder of the dataset")
+    add("--weights", type=Path, metavar="FILE", help="ImageNet weights for the backbone")
+    add("--steps", type=positive(int))
+    add("--batch-size", type=positive(int), help="over all processes")
+    add("--crop-size", type=positive(int), help="side of the training images in pixels, at least 32")
+    add("--lr", type=positive(float), help="learning rate")
+    add("--optimizer", choices=OPTIMIZERS)
+    add("--schedule", choices=SCHEDULES)
+    add("--eval-every", type=positive(int), metavar="STEPS", help="evaluate and save a checkpoint this often")
+    add("--seed", type=int, help="of everything random (default 0)")
+    add("--precision", choices=("float32", "bfloat16"), help="default float32")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    add("--workers", type=int, help="processes that prepare data (default: 0 for shapes, else 2)")
+    add("--compile", action="store_true", help="compile the network with torch.compile")
+    add("--out", type=Path, metavar="DIR", help="run directory (default runs/PAPER-PRESET-DATASET)")
+    add("--resume", action="store_true", help="go on with the run in the run directory")
+    return parser.parse_args()
+
+
+def resolve(arguments, resumed):
+    """(config, recipe) from the flags, the paper's recipe and, when resuming, the run's own settings.
+    A flag that contradicts the run that is to be resumed is a UserError."""
+    given = {
+        "paper": arguments.paper, "preset": arguments.preset, "dataset": arguments.dataset, "seed": arguments.seed,
+        "options": parse_options(arguments.set) or None, "precision": arguments.precision,
+    }
+    numbers = ("steps", "batch_size", "crop_size", "lr", "optimizer", "schedule", "eval_every")
+    changed = {name: getattr(arguments, name) for name in numbers if getattr(arguments, name) is not None}
+    if resumed:
+        config, recipe = resumed["config"], resumed["recipe"]
+        for name, value in [*given.items(), *changed.items()]:
+            before = config[name] if name in FIXED else recipe[name]
+            if value is not None and value != before:
+                flag = "--set" if name == "options" else f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag}: the run to resume has {before!r}, not {value!r}; use another --out")
+        recipe = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()}
+        return config, dataclasses.replace(load_recipe(config["paper"], config["dataset"]), **recipe)
+    config = {"paper": "pysa", "preset": "tiny", "dataset": "shapes", "seed": 0, "options": {}, "precision": "float32"}
+    config.update({name: value for name, value in given.items() if value is not None})
+    if config["seed"] < 0:
+        raise UserError(f"--seed {config['seed']}: wanted 0 or more")
+    recipe = dataclasses.replace(load_recipe(config["paper"], config["dataset"]), **changed)
+    recipe.eval_every = min(recipe.eval_every, recipe.steps)
+    if recipe.crop_size < 32:
+        raise UserError(f"--crop-size {recipe.crop_size}: wanted at least 32")
+    return config, recipe
+
+
+def load_recipe(paper, dataset):
+    """The paper's recipe for a dataset, or its default one."""
+    recipes = load_paper(paper, "recipe").RECIPES
+    return recipes.get(dataset, recipes["default"])
+
+
+def open_run(arguments):
+    """(run directory, content of its last.pt or None). Refuses to touch a run without --resume."""
+    names = (arguments.paper or "pysa", arguments.preset or "tiny", arguments.dataset or "shapes")
+    out = arguments.out or Path("runs") / "-".join(names)
+    last = out / "last.pt"
+    if not last.exists():
+        return out, None
+    if not arguments.resume:
+        raise UserError(f"{out} already holds a run: add --resume to go on with it, or --out DIR to start another")
+    state = checkpoint.load_run(last)
+    if not {"optimizer", "recipe", "log"} <= state.keys():
+        raise UserError(f"{last} was not written by train.py; give another --out")
+    return out, state
+
+
+def main():
+    arguments = parse()
+    load_paper(arguments.paper or "pysa")
+    out, resumed = open_run(arguments)
+    config, recipe = resolve(arguments, resumed)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = pick_device(arguments.device)
+    if world > 1:
+        if recipe.batch_size % world:
+            raise UserError(f"--batch-size {recipe.batch_size}: must be a multiple of the {world} processes")
+        if device.startswith("cuda"):
+            device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+            torch.cuda.set_device(device)
+        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+
+    train_set, val_set = (datasets.load(config["dataset"], arguments.data, split) for split in ("train", "val"))
+    config.update(num_classes=len(train_set.classes), classes=list(train_set.classes),
+                  palette=[list(colour) for colour in train_set.palette])
+    torch.manual_seed(config["seed"])
+    model = build_model(config["paper"], config["preset"], config["num_classes"], config["options"])
+    if arguments.weights and not resumed:
+        report = load_paper(config["paper"], "official").load_backbone(model, checkpoint.load(arguments.weights))
+        print(f"{arguments.weights}: {report}", file=sys.stderr)
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror}") from None
+    if rank == 0:
+        settings = {**config, "recipe": dataclasses.asdict(recipe), "data": arguments.data and str(arguments.data)}
+        text = json.dumps(settings, indent=2) + "\n"
+        checkpoint.write_atomically(out / "config.json", lambda file: file.write(text.encode()))
+    workers = arguments.workers if arguments.workers is not None else (0 if config["dataset"] == "shapes" else 2)
+    change = functools.partial(
+        augment, crop=recipe.crop_size, scale=recipe.scale, flip=recipe.flip, colour=recipe.colour
+    )
+    result = train(
+        model, train_set, val_set, recipe, config, out, change, seed=config["seed"], device=device,
+        precision=config["precision"], workers=workers, compile=arguments.compile, resume=resumed, rank=rank,
+        world=world,
+    )
+    if isinstance(result, int):
+        print(f"stopped; the same command with --resume goes on from {out / 'last.pt'}", file=sys.stderr)
+        return 128 + result
+    if rank == 0:
+        print(result.table(val_set.classes))
+        print(f"pictures: {out / 'predictions.png'}, {out / 'curves.png'}   best checkpoint: {out / 'best.pt'}")
+    if world > 1:
+        torch.distributed.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
