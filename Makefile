@@ -9,7 +9,7 @@ RUN := $(BIN)/python
 ARGS ?=
 
 help:            ## list the targets
-	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:[^#]*## */: /' | awk -F': ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z-]+):[^#]*## */\1 @/p' Makefile | awk -F' @' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(BIN)/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
@@ -29,14 +29,17 @@ faults: setup    ## plant known mistakes in the papers' code and see that the te
 	$(RUN) -m tests.faults $(ARGS)
 
 bench: setup     ## time and memory of each mechanism against full attention
-	$(RUN) -m papers.pysa.bench $(ARGS)
+	$(RUN) -m bench.pysa $(ARGS)
 
 shapes-table: setup    ## train the table of the front page: with and without context, three seeds (about an hour)
-	$(RUN) -m docs.shapes_table $(ARGS)
+	$(RUN) -m bench.shapes_table $(ARGS)
+
+links: setup     ## point the equation tables of the notes at the right lines of code
+	$(RUN) -m tests.notes
 
 clean:           ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train test faults bench shapes-table clean
+.PHONY: help setup train test faults bench shapes-table links clean
 .DEFAULT_GOAL := help

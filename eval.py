@@ -35,6 +35,7 @@ def parse():
     add("--split", choices=datasets.SPLITS, default="val")
     add("--protocol", choices=PROTOCOLS, default="whole")
     add("--crop-size", type=positive(int), help="window of sliding and multiscale (default: the training crop)")
+    add("--scale", type=positive(float), help="resize images by this first (default: as in training's evaluation)")
     add("--image", type=Path, metavar="FILE", help="segment this picture instead of scoring a dataset")
     add("--device", help="cpu, cuda, mps (default: the best there is)")
     add("--out", type=Path, metavar="DIR", help="where pictures go")
@@ -42,7 +43,7 @@ def parse():
 
 
 def load_network(arguments):
-    """(model in evaluation mode, config, training crop, folder for pictures) of a run or an official file."""
+    """(model in evaluation mode, config, training crop, scale, folder for pictures) of a run or official file."""
     if (arguments.checkpoint is None) == (arguments.official is None):
         raise UserError("give either a CHECKPOINT of train.py or --official FILE with --paper NAME")
     if arguments.official:
@@ -57,10 +58,11 @@ def load_network(arguments):
             raise UserError(f"--official {arguments.official}: {error}") from None
         config = {"paper": arguments.paper, "preset": build.pop("preset"), "num_classes": build.pop("num_classes"),
                   "options": build, "dataset": arguments.dataset}
-        crop, out = 512, Path("runs") / f"{arguments.paper}-official"
+        crop, scale, out = 512, 1.0, Path("runs") / f"{arguments.paper}-official"
     else:
         run_state = checkpoint.load_run(arguments.checkpoint)
-        config, state, crop = run_state["config"], run_state["model"], run_state["recipe"]["crop_size"]
+        config, state = run_state["config"], run_state["model"]
+        crop, scale = run_state["recipe"]["crop_size"], run_state["recipe"]["test_scale"]
         if arguments.paper not in (None, config["paper"]):
             raise UserError(f"--paper {arguments.paper}: {arguments.checkpoint} holds {config['paper']}")
         out = arguments.checkpoint if arguments.checkpoint.is_dir() else arguments.checkpoint.parent
@@ -69,15 +71,15 @@ def load_network(arguments):
         model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"the weights do not fit {config['paper']}: {error}") from None
-    return model.eval(), config, crop, arguments.out or out
+    return model.eval(), config, arguments.crop_size or crop, arguments.scale or scale, arguments.out or out
 
 
-def segment(model, config, arguments, crop, out, device):
+def segment(model, config, arguments, crop, scale, out, device):
     """Write a segmented copy of one picture."""
     image = read_image(arguments.image)
     classes = config.get("classes") or [f"class {number}" for number in range(config["num_classes"])]
     colours = [tuple(colour) for colour in config.get("palette") or palette(len(classes))]
-    prediction = predict(model, image, arguments.protocol, crop, device)
+    prediction = predict(model, image, arguments.protocol, crop, scale, device)
     seen = sorted(set(prediction.flatten().tolist()))
     picture = pictures.grid(
         ["image", "segmentation", "both"],
@@ -95,15 +97,14 @@ def segment(model, config, arguments, crop, out, device):
 def main():
     arguments = parse()
     device = pick_device(arguments.device)
-    model, config, crop, out = load_network(arguments)
+    model, config, crop, scale, out = load_network(arguments)
     model.to(device)
-    crop = arguments.crop_size or crop
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None
     if arguments.image:
-        segment(model, config, arguments, crop, out, device)
+        segment(model, config, arguments, crop, scale, out, device)
         return
     name = arguments.dataset or config["dataset"]
     if name is None:
@@ -114,7 +115,8 @@ def main():
             f"--dataset {name} has {len(dataset.classes)} classes, the checkpoint was trained for {config['num_classes']}"
         )
     matrix, samples = evaluate(
-        model, dataset, config["num_classes"], arguments.protocol, crop, device, keep=4, description=arguments.split
+        model, dataset, config["num_classes"], arguments.protocol, crop, scale, device, keep=4,
+        description=arguments.split,
     )
     print(matrix.table(dataset.classes))
     target = out / f"{name}-{arguments.split}.png"

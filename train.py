@@ -199,7 +199,10 @@ def main():
     torch.manual_seed(config["seed"])
     model = build_model(config["paper"], config["preset"], config["num_classes"], config["options"])
     if arguments.weights and not resumed:
-        report = load_paper(config["paper"], "official").load_backbone(model, checkpoint.load(arguments.weights))
+        try:
+            report = load_paper(config["paper"], "official").load_backbone(model, checkpoint.load(arguments.weights))
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"--weights {arguments.weights}: {error}") from None
         print(f"{arguments.weights}: {report}", file=sys.stderr)
 
     try:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def load(path):
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign pickle protocols; what matters is whether it loads
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
         if "Weights only load failed" in str(error) and zipfile.is_zipfile(path):
             reason = "it holds objects other than tensors and plain values, which could run code when loaded"

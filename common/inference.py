@@ -74,20 +74,28 @@ def multiscale(model, image, crop, scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), fli
 
 
 @torch.inference_mode()
-def predict(model, image, protocol="whole", crop=None, device="cpu"):
-    """Class ids uint8 [H, W] of one image, uint8 [H, W, 3], by one of PROTOCOLS. `crop`: window side."""
-    x = normalise(image, device)
+def predict(model, image, protocol="whole", crop=None, scale=1.0, device="cpu"):
+    """Class ids uint8 [H, W] of one image, uint8 [H, W, 3], by one of PROTOCOLS.
+
+    crop: side of the windows. scale: the image is resized by this first; its scores are enlarged back.
+    """
+    x, size = normalise(image, device), image.shape[:2]
+    if scale != 1.0:
+        scaled = [max(1, round(side * scale)) for side in size]
+        x = F.interpolate(x[None], scaled, mode="bilinear", align_corners=False)[0]
     if protocol == "whole":
         scores = whole(model, x)
     elif protocol == "sliding":
         scores = sliding(model, x, crop)
     else:
         scores = multiscale(model, x, crop)
+    if scale != 1.0:
+        scores = F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
     return scores.argmax(0).to("cpu", torch.uint8).numpy()
 
 
-def evaluate(model, dataset, num_classes, protocol="whole", crop=None, device="cpu", rank=0, world=1, keep=0,
-             description="evaluate"):
+def evaluate(model, dataset, num_classes, protocol="whole", crop=None, scale=1.0, device="cpu", rank=0, world=1,
+             keep=0, description="evaluate"):
     """Score a dataset. Returns (ConfusionMatrix, the first `keep` (image, label, prediction)).
 
     With several processes each takes every `world`-th image and the counts are added, so that every image
@@ -96,9 +104,9 @@ def evaluate(model, dataset, num_classes, protocol="whole", crop=None, device="c
     model.eval()
     matrix, kept = ConfusionMatrix(num_classes), []
     indices = range(rank, len(dataset), world)
-    for index in tqdm(indices, desc=description, unit="image", leave=False, disable=rank > 0 or None, delay=1):
+    for index in tqdm(indices, desc=description, unit="image", leave=False, disable=rank > 0, delay=1):
         image, label = dataset[index]
-        prediction = predict(model, image, protocol, crop, device)
+        prediction = predict(model, image, protocol, crop, scale, device)
         matrix.update(prediction, label)
         if len(kept) < keep:
             kept.append((np.asarray(image), np.asarray(label), prediction))

@@ -32,7 +32,7 @@ OPTIMIZERS = ("sgd", "adamw")
 class Recipe:
     """How a network is trained: numbers only. Every paper's recipe.py lists some; flags override them."""
 
-    steps: int = 500
+    steps: int = 400
     batch_size: int = 8  # over all processes
     crop_size: int = 128
     optimizer: str = "adamw"  # one of OPTIMIZERS
@@ -49,7 +49,8 @@ class Recipe:
     scale: tuple = (1.0, 1.0)  # random resizing
     flip: bool = True
     colour: float = 0.0  # strength of random brightness, contrast, saturation
-    eval_every: int = 125
+    test_scale: float = 1.0  # images are resized by this before the network, its scores are enlarged back
+    eval_every: int = 200
 
 
 # ------------------------------------------------------------------------------------------ data
@@ -204,7 +205,8 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
     def score():
         """Evaluate, add a row to the log, draw, keep the state if it is the best so far."""
         nonlocal best, running
-        matrix, samples = evaluate(model, val_set, len(val_set.classes), device=device, rank=rank, world=world, keep=4)
+        matrix, samples = evaluate(model, val_set, len(val_set.classes), scale=recipe.test_scale, device=device,
+                                   rank=rank, world=world, keep=4)
         model.train()
         log.append({
             "step": step, "loss": running[0] / max(1, running[1]), "miou": matrix.miou,
@@ -250,7 +252,8 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
             running = [running[0] + value, running[1] + 1]
             bar.update()
             rate = (step - first) * recipe.batch_size / (time.monotonic() - started)
-            bar.set_postfix_str(f"loss {value:.3f}, mIoU {max(best, 0):.1%}, {rate:.0f} images/s", refresh=False)
+            miou = f"{best:.1%}" if best >= 0 else "-"
+            bar.set_postfix_str(f"loss {value:.3f}, mIoU {miou}, {rate:.0f} images/s", refresh=False)
             if step % recipe.eval_every == 0 or step == recipe.steps:
                 score()
             if stop.signal and step < recipe.steps:
@@ -258,7 +261,8 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
                 return stop.signal
 
     model.load_state_dict(checkpoint.load(out / "best.pt")["model"])
-    matrix, _ = evaluate(model, val_set, len(val_set.classes), device=device, rank=rank, world=world)
+    matrix, _ = evaluate(model, val_set, len(val_set.classes), scale=recipe.test_scale, device=device, rank=rank,
+                         world=world)
     return matrix
 
 

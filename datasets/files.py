@@ -29,7 +29,7 @@ def read_image(path):
     image = _open(path)
     if image.mode.startswith("I") or image.mode == "F":
         raise UserError(f"{path} has mode {image.mode} (more than 8 bits); save it with 8 bits per channel")
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))  # a copy: torch wants writable arrays
 
 
 def read_label(path):

@@ -57,13 +57,13 @@ def images_of(root, split):
     return files, labels
 
 
-def load(root, split):
-    """The dataset of `split` under `root`. Raises UserError that names the first image without a label."""
+def load(root, split, complete=True):
+    """The dataset of `split` under `root`. An image without a label is a UserError, or left out if not `complete`."""
     root = existing_folder(root)
     classes = read_classes(root)
     files, labels = images_of(root, split)
     pairs = [(path, labels / f"{path.stem}.png") for path in files]
     for image, label in pairs:
-        if not label.is_file():
+        if complete and not label.is_file():
             raise UserError(f"{image} has no label {label}; `python -m datasets.check folder {root}` lists them all")
-    return FilePairs(pairs, classes, palette(len(classes)))
+    return FilePairs([pair for pair in pairs if pair[1].is_file()], classes, palette(len(classes)))

@@ -14,11 +14,12 @@ MEAN_COLOUR = (124, 116, 104)  # of ImageNet, RGB: what borders are filled with
 
 def resize(image, label, height, width):
     """Image bilinear, label nearest, to height x width."""
-    x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    # In uint8: torch then computes in integers, so the result cannot depend on the number of threads.
+    x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     x = F.interpolate(x, (height, width), mode="bilinear", align_corners=False)[0]
     rows = np.arange(height) * label.shape[0] // height
     columns = np.arange(width) * label.shape[1] // width
-    return x.round().clamp(0, 255).byte().permute(1, 2, 0).numpy(), label[rows[:, None], columns]
+    return x.permute(1, 2, 0).numpy(), label[rows[:, None], columns]
 
 
 def random_scale(image, label, rng, low, high):

@@ -289,7 +289,7 @@ class PySA(nn.Module):
         if not regions or min(regions) < 1 or cells < 1:
             raise ValueError(f"regions and cells must be positive, not regions={regions}, cells={cells}")
         if backbone == "tiny":
-            self.backbone = ResNet(backbone, stem, strides=(2, 2))
+            self.backbone = ResNet(backbone, stem, strides=(2, 2, 1))
         else:
             self.backbone = ResNet(backbone, stem, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
         *_, middle, last = self.backbone.channels

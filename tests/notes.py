@@ -1,0 +1,66 @@
+"""python -m tests.notes: point the links of every equation table at the lines that carry its `# Eq. (n)` marks.
+
+A row of the table in papers/NAME/paper.md reads
+
+    | (3) | formula | meaning | [naive.attend](naive.py#L66) | [model.attend](model.py#L78) |
+"""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPERS = sorted(path.parent.name for path in ROOT.glob("papers/*/paper.md"))
+ROW = re.compile(r"^\| \((\w+)\) \|.*$", re.MULTILINE)
+LINK = re.compile(r"\[(naive|model)\.([\w.]+)\]\((naive|model)\.py#L(\d+)\)")
+
+
+def marks(paper, part):
+    """{equation: [line numbers]} of the `# Eq. (n)` marks in papers/PAPER/PART.py."""
+    found = {}
+    text = (ROOT / "papers" / paper / f"{part}.py").read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(), 1):
+        for equation in re.findall(r"# Eq\. \((\w+)\)", line):
+            found.setdefault(equation, []).append(number)
+    return found
+
+
+def relink(text, paper):
+    """The notes with every link in an equation row set to a marked line: the one inside the named function, if any."""
+    lines = {part: marks(paper, part) for part in ("naive", "model")}
+
+    def row(match):
+        equation = match[1]
+
+        def link(found):
+            part, name = found[1], found[2]
+            candidates = lines[part].get(equation, [])
+            source = (ROOT / "papers" / paper / f"{part}.py").read_text(encoding="utf-8").splitlines()
+            best = next((n for n in candidates if enclosing(source, n) == name), candidates[0] if candidates else 0)
+            return f"[{part}.{name}]({part}.py#L{best})"
+
+        return LINK.sub(link, match[0])
+
+    return ROW.sub(row, text)
+
+
+def enclosing(source, number):
+    """The name of the function or Class.method around a line."""
+    name, indent = "", None
+    for line in reversed(source[:number]):
+        found = re.match(r"( *)(?:def|class) (\w+)", line)
+        if found and (indent is None or len(found[1]) < indent):
+            name = found[2] + ("." + name if name else "")
+            indent = len(found[1])
+            if indent == 0:
+                break
+    return name
+
+
+def main():
+    for paper in PAPERS:
+        path = ROOT / "papers" / paper / "paper.md"
+        path.write_text(relink(path.read_text(encoding="utf-8"), paper), encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The rules of the house: folders stand alone, copies stay equal, nothing foreign is imported."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPERS = sorted(path.parent.name for path in ROOT.glob("papers/*/model.py"))
+SOURCES = [path for part in ("papers", "common", "datasets", "bench", "tests", "docs") for path in ROOT.glob(f"{part}/**/*.py")]
+SOURCES += list(ROOT.glob("*.py"))
+
+
+def imports(path):
+    """(module, is relative) of every import in a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, False) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", node.level > 0
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports(path):
+    parts = path.relative_to(ROOT).parts
+    own = {"papers", "common", "datasets", "bench", "tests", "docs", "train", "eval"}
+    for module, relative in imports(path):
+        root = module.split(".")[0]
+        if relative:
+            continue
+        assert root in sys.stdlib_module_names or root in own | {"torch", "numpy", "PIL", "tqdm", "pytest"}, module
+        if parts[0] in ("common", "datasets"):
+            assert root != "papers", "common/ and datasets/ must not know the papers"
+        if parts[0] == "papers" and len(parts) == 3 and not parts[2].startswith("test_"):
+            allowed = {"common"} if parts[2] == "recipe.py" else set()
+            assert root not in own - allowed, f"a paper folder stands alone, but {path.name} imports {module}"
+
+
+@pytest.mark.parametrize("name", ["resnet.py", "vit.py"])
+def test_backbone_copies_are_identical(name):
+    copies = sorted(ROOT.glob(f"papers/*/{name}"))
+    for copy in copies[1:]:
+        assert copy.read_bytes() == copies[0].read_bytes(), (
+            f"{copy.relative_to(ROOT)} differs from {copies[0].relative_to(ROOT)}: edit one and copy it over the others"
+        )
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_a_folder_works_alone(paper, tmp_path):
+    """cp -r papers/NAME elsewhere/: builds, runs and is equal to its loops without the rest of the repository."""
+    shutil.copytree(ROOT / "papers" / paper, tmp_path / "taken", ignore=shutil.ignore_patterns("__pycache__"))
+    code = (
+        "import torch; from taken.model import build, PRESETS; from taken import naive, official; "
+        "out = build(3).eval()(torch.zeros(1, 3, 40, 48))['out']; assert out.shape == (1, 3, 40, 48)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_common_is_small():
+    """A reader gets through it in half an hour."""
+    lines = 0
+    for path in (ROOT / "common").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docs = sum(
+            node.body[0].end_lineno - node.body[0].lineno + 1
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node)
+        )
+        code = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line.strip()[0] != "#"]
+        lines += len(code) - docs
+    assert lines < 700
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_public_functions_are_documented(path):
+    if path.parts[-2] in ("tests", "docs") or path.name.startswith("test_"):
+        return
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node) or node.name in ("main", "parse"), f"{node.name} has no docstring"

@@ -1,0 +1,57 @@
+"""Notes and code say the same: every name exists, every equation has its line, every link leads there."""
+
+import importlib
+import re
+
+import pytest
+
+from tests.notes import LINK, PAPERS, ROOT, ROW, marks, relink
+
+
+def notes(paper):
+    return (ROOT / "papers" / paper / "paper.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_name_exists(paper):
+    text = notes(paper)
+    named = re.findall(r"[`\[](naive|model|official|recipe|resnet|vit)\.([A-Za-z_]\w*(?:\.\w+)*)", text)
+    assert len(named) > 10
+    for part, name in named:
+        if name in ("py", "md"):
+            continue
+        found = importlib.import_module(f"papers.{paper}.{part}")
+        for step in name.split("."):
+            assert hasattr(found, step), f"paper.md cites {part}.{name}, which does not exist"
+            found = getattr(found, step)
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_equation_has_a_mark_and_every_mark_an_equation(paper):
+    rows = [match[1] for match in ROW.finditer(notes(paper))]
+    assert rows and len(rows) == len(set(rows))
+    for part in ("naive", "model"):
+        assert set(marks(paper, part)) == set(rows), f"{part}.py and the equation table of paper.md differ"
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_row_links_to_its_line(paper):
+    text = notes(paper)
+    for match in ROW.finditer(text):
+        found = {link[1]: (link[2], int(link[4])) for link in LINK.finditer(match[0])}
+        assert set(found) == {"naive", "model"}, f"Eq. ({match[1]}) needs a link to naive.py and one to model.py"
+        for part, (_, line) in found.items():
+            assert line in marks(paper, part)[match[1]], f"Eq. ({match[1]}): run `make links`"
+    assert relink(text, paper) == text, "links are out of date: run `make links`"
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_relative_links_resolve(paper):
+    folder = ROOT / "papers" / paper
+    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", notes(paper)):
+        assert (folder / target).exists(), target
+
+
+def test_readme_links_resolve():
+    for target in re.findall(r"(?:\]\(|src=\")([^)#:\s\"]+)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), target

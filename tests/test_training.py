@@ -1,0 +1,328 @@
+"""The loop: the same bits whatever the workers and interruptions, and nothing lost when something goes wrong."""
+
+import functools
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from common import checkpoint, training
+from common.errors import UserError
+from common.training import Recipe
+from datasets.shapes import Shapes
+from datasets.transforms import augment
+from papers.pysa.model import build
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Few(Shapes):
+    """Scenes of 64 x 64 pixels, a dozen of them, so that epochs end inside a run."""
+
+    def __init__(self, split):
+        super().__init__(split, height=64, width=64)
+
+    def __len__(self):
+        return 10 if self.split == "train" else 2
+
+
+class Interrupted(Exception):
+    pass
+
+
+def run(out, steps=6, stop_after=None, resume=False, workers=0, **changes):
+    """Train a small network; the state of last.pt. stop_after: die without warning behind this step."""
+    out.mkdir(exist_ok=True)
+    recipe = Recipe(steps=steps, batch_size=4, crop_size=48, eval_every=2, scale=(0.8, 1.2), colour=0.2)
+    for name, value in changes.items():
+        setattr(recipe, name, value)
+    torch.manual_seed(0)
+    model = build(12, channels=8)
+    change = functools.partial(augment, crop=recipe.crop_size, scale=recipe.scale, colour=recipe.colour)
+    if stop_after is not None:
+        steps_done = iter(range(10**6))
+        step = torch.optim.AdamW.step
+
+        def dying_step(self, *arguments):
+            if next(steps_done) >= stop_after:
+                raise Interrupted
+            return step(self, *arguments)
+
+        torch.optim.AdamW.step = dying_step
+    try:
+        training.train(
+            model, Few("train"), Few("val"), recipe, {"paper": "pysa"}, out, change, workers=workers,
+            resume=checkpoint.load(out / "last.pt") if resume else None,
+        )
+    except Interrupted:
+        pass
+    finally:
+        if stop_after is not None:
+            torch.optim.AdamW.step = step
+    return checkpoint.load(out / "last.pt")
+
+
+def same(a, b):
+    """Bit-identical, all the way down."""
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            same(a[key], b[key])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            same(x, y)
+    else:
+        assert a == b or (a != a and b != b)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    return run(folder), folder
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_do_not_matter(reference, tmp_path, workers):
+    same(reference[0], run(tmp_path, workers=workers))
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 3, 5])
+def test_resume_is_bit_identical(reference, tmp_path, stop_after):
+    before = run(tmp_path, stop_after=stop_after)
+    assert before["step"] <= stop_after
+    same(reference[0], run(tmp_path, resume=True))
+    for name in ("best.pt", "log.csv", "curves.png", "predictions.png"):
+        assert (tmp_path / name).read_bytes() == (reference[1] / name).read_bytes() or name.endswith(".pt")
+    same(checkpoint.load(reference[1] / "best.pt"), checkpoint.load(tmp_path / "best.pt"))
+
+
+def test_seed_matters(reference, tmp_path):
+    samples = [training.TrainingSamples(Few("train"), lambda i, l, rng: (i, l), seed) for seed in (0, 0, 1)]
+    assert torch.equal(samples[0][13][0], samples[1][13][0])
+    assert not all(torch.equal(samples[0][n][0], samples[2][n][0]) for n in range(10))
+    epoch = {samples[0][n][0].numpy().tobytes() for n in range(10, 20)}
+    assert len(epoch) == 10  # every scene exactly once per epoch
+
+
+def test_several_processes_share_every_batch():
+    samples = training.TrainingSamples(Few("train"), lambda i, l, rng: (i, l), 0)
+    whole = [b[0] for b in training.batches(samples, 1, 3, 4, 0, 0, 1)]
+    halves = [[b[0] for b in training.batches(samples, 1, 3, 4, 0, rank, 2)] for rank in (0, 1)]
+    for batch, first, second in zip(whole, *halves):
+        assert torch.equal(batch, torch.cat([first, second]))
+
+
+def test_signal_finishes_the_step_and_saves(tmp_path):
+    """Ctrl-C during step 3 of 6: the checkpoint holds step 3, and resuming gives the same bits."""
+    step, count = torch.optim.AdamW.step, iter(range(1, 100))
+
+    def interrupt(self, *arguments):
+        if next(count) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *arguments)
+
+    torch.optim.AdamW.step = interrupt
+    try:
+        assert run(tmp_path)["step"] == 3
+    finally:
+        torch.optim.AdamW.step = step
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    (tmp_path / "whole").mkdir()
+    same(run(tmp_path, resume=True), run(tmp_path / "whole"))
+
+
+def test_kill_and_resume_through_the_program(tmp_path):
+    """kill -9 in the middle, then --resume: the same bits as without interruption."""
+    for part in ("images", "labels"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    for number in range(10):
+        image, label = Few("train")[number]
+        Image.fromarray(image).save(tmp_path / "data" / "images" / f"{number}.png")
+        Image.fromarray(label).save(tmp_path / "data" / "labels" / f"{number}.png")
+    (tmp_path / "data" / "classes.txt").write_text("\n".join(Few.classes))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def command(out, *more):
+        return [sys.executable, str(ROOT / "train.py"), "--dataset", "folder", "--data", str(tmp_path / "data"),
+                "--steps", "30", "--batch-size", "2", "--crop-size", "64", "--eval-every", "3", "--workers", "1",
+                "--set", "channels=8", "--device", "cpu", "--out", str(out), *more]
+
+    killed = tmp_path / "killed"
+    started = subprocess.Popen(command(killed), env=environment, stderr=subprocess.DEVNULL)
+    while started.poll() is None and not (killed / "log.csv").exists():
+        time.sleep(0.01)
+    started.kill()
+    started.wait()
+    assert 0 < checkpoint.load(killed / "last.pt")["step"] < 30
+    subprocess.run(command(killed, "--resume"), env=environment, check=True, capture_output=True)
+    subprocess.run(command(tmp_path / "whole"), env=environment, check=True, capture_output=True)
+    same(checkpoint.load(killed / "last.pt"), checkpoint.load(tmp_path / "whole" / "last.pt"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(UserError, match="the loss became .* in step .* holds the last good state"):
+        run(tmp_path, lr=1e30, optimizer="sgd", schedule="constant")
+    state = checkpoint.load(tmp_path / "last.pt")
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+# ------------------------------------------------------------------------------------ loss, schedule, optimiser
+
+
+def test_everything_ignored_is_loss_zero():
+    scores = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss = training.cross_entropy(scores, torch.full((2, 4, 4), 255))
+    loss.backward()
+    assert loss.item() == 0 and scores.grad.abs().max() == 0
+
+
+def test_loss_is_the_mean_over_valid_pixels():
+    scores, label = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
+    label[0, :2] = 255
+    assert torch.allclose(training.cross_entropy(scores, label), F.cross_entropy(scores, label, ignore_index=255))
+
+
+def test_auxiliary_loss_and_own_loss():
+    scores, label = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 4, 4))
+    plain = training.cross_entropy(scores, label)
+    both = training.segmentation_loss(torch.nn.Identity(), {"out": scores, "aux": 2 * scores}, label, 0.4)
+    assert torch.allclose(both, plain + 0.4 * training.cross_entropy(2 * scores, label))
+
+    class Own(torch.nn.Module):
+        def loss(self, outputs, label, cross_entropy):
+            return 3 * cross_entropy(outputs["out"], label)
+
+    assert torch.allclose(training.segmentation_loss(Own(), {"out": scores}, label, 0.4), 3 * plain)
+
+
+def factors(**changes):
+    recipe = Recipe(steps=100, **changes)
+    return [training.learning_rate_factor(step, recipe) for step in range(100)]
+
+
+def test_schedules():
+    poly = factors(schedule="poly", power=0.9)
+    assert poly[0] == 1 and poly[50] == pytest.approx(0.5**0.9) and poly[99] == pytest.approx(0.01**0.9)
+    warm = factors(schedule="poly", power=1.0, warmup_steps=10)
+    assert warm[0] == pytest.approx(0.1) and warm[9] == pytest.approx(1 - 0.09) and warm[60] == pytest.approx(0.4)
+    cosine = factors(schedule="cosine")
+    assert cosine[0] == 1 and cosine[50] == pytest.approx(0.5) and 0 < cosine[99] < 0.001
+    cycle = factors(schedule="one-cycle")
+    assert cycle[0] == pytest.approx(0.04) and max(cycle) == cycle[30] == 1 and 0 < cycle[99] < 0.001
+    assert set(factors(schedule="constant")) == {1.0}
+
+
+def test_one_cycle_is_pytorchs():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=101, pct_start=0.31, div_factor=25)
+    wanted = []
+    for _ in range(100):
+        wanted.append(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+    assert np.abs(np.array(wanted) - factors(schedule="one-cycle")).max() < 0.03
+
+
+def test_parameter_groups():
+    model = build(3, channels=8)
+    recipe = Recipe(optimizer="sgd", head_lr=10.0, weight_decay=0.1, no_decay=("bn", "bias"))
+    optimizer = training.make_optimizer(model, recipe)
+    found = {(g["factor"], g["weight_decay"]): sum(p.numel() for p in g["params"]) for g in optimizer.param_groups}
+    backbone = dict(model.backbone.named_parameters())
+    undecayed = sum(p.numel() for n, p in backbone.items() if "bn" in n or "bias" in n)
+    assert found[1.0, 0.0] == undecayed
+    assert found[1.0, 0.1] == sum(p.numel() for p in backbone.values()) - undecayed
+    assert sum(found.values()) == sum(p.numel() for p in model.parameters()) and set(found) == {
+        (1.0, 0.1), (1.0, 0.0), (10.0, 0.1), (10.0, 0.0)}
+
+
+def test_one_step_is_the_optimisers(tmp_path):
+    """One step of SGD through the loop moves the weights by exactly -lr * gradient (decay and momentum off)."""
+    state = run(tmp_path, steps=1, optimizer="sgd", schedule="constant", momentum=0.0, weight_decay=0.0, lr=0.5)
+    torch.manual_seed(0)
+    model = build(12, channels=8).train().to(memory_format=torch.channels_last)
+    change = functools.partial(augment, crop=48, scale=(0.8, 1.2), colour=0.2)
+    images, label = next(iter(training.batches(training.TrainingSamples(Few("train"), change, 0), 0, 1, 4, 0, 0, 1)))
+    torch.manual_seed(int(np.random.SeedSequence([0, 0, 0]).generate_state(1)[0]))
+    outputs = model(training.normalise(images).contiguous(memory_format=torch.channels_last))
+    training.segmentation_loss(model, outputs, label.long(), 0.4).backward()
+    weight = model.head.classifier.weight
+    assert torch.allclose(state["model"]["head.classifier.weight"], weight - 0.5 * weight.grad, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------ checkpoints
+
+
+def test_writing_is_atomic(tmp_path):
+    path = tmp_path / "state.pt"
+    checkpoint.save(path, {"x": torch.ones(3)})
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left on device; what was there before is untouched"):
+        checkpoint.write_atomically(path, fail)
+    assert torch.equal(checkpoint.load(path)["x"], torch.ones(3))
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.system, ("echo pwned > pwned",))
+
+
+@pytest.mark.parametrize("content,message", [
+    (b"", "damaged"), (b"hello, this is text", "damaged"), (pickle.dumps(Evil(), protocol=2), "cannot load"),
+    (None, "no such file"),
+])
+def test_broken_files_are_one_line(tmp_path, content, message):
+    path = tmp_path / "broken.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        checkpoint.load(path)
+    assert str(path) in str(error.value) and not (tmp_path / "pwned").exists()
+
+
+def test_objects_in_a_checkpoint_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Evil()}, "evil.pt")
+    with pytest.raises(UserError, match="could run code"):
+        checkpoint.load("evil.pt")
+    assert not Path("pwned").exists()
+
+
+def test_truncated_checkpoints(tmp_path):
+    path = tmp_path / "state.pt"
+    checkpoint.save(path, {"x": torch.randn(1000)})
+    whole = path.read_bytes()
+    for length in range(0, len(whole), len(whole) // 12):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="cannot load"):
+            checkpoint.load(path)
+
+
+def test_step_zero_can_be_resumed(tmp_path):
+    assert run(tmp_path, stop_after=0)["step"] == 0
+
+
+def test_log_has_a_row_per_evaluation(reference):
+    rows = (reference[1] / "log.csv").read_text().splitlines()
+    assert rows[0] == "step,loss,miou,pixel_accuracy,lr" and [r.split(",")[0] for r in rows[1:]] == ["2", "4", "6"]
+    assert all(math.isfinite(float(cell)) for row in rows[1:] for cell in row.split(","))
