@@ -7,6 +7,7 @@ BIN := .venv/bin
 endif
 RUN := $(BIN)/python
 ARGS ?=
+DATA ?= data/camvid
 
 help:            ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## */\1 @/p' Makefile | awk -F' @' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,6 +35,9 @@ bench: setup     ## time and memory of each mechanism against full attention
 shapes-table: setup    ## train the table of the front page: with and without context, three seeds (about an hour)
 	$(RUN) -m bench.shapes_table $(ARGS)
 
+camvid: setup    ## train PySA on CamVid and print its table; DATA=folder of CamVid (half an hour)
+	$(RUN) -m bench.camvid --data $(DATA) $(ARGS)
+
 links: setup     ## point the equation tables of the notes at the right lines of code
 	$(RUN) -m tests.notes
 
@@ -41,5 +45,5 @@ clean:           ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train test faults bench shapes-table links clean
+.PHONY: help setup train test faults bench shapes-table camvid links clean
 .DEFAULT_GOAL := help

@@ -23,12 +23,19 @@ def normalise(images, device="cpu"):
     return (images - images.new_tensor(MEAN)[:, None, None]) / images.new_tensor(STD)[:, None, None]
 
 
+def scores_of(model, images):
+    """Scores of a batch as float32, at the size of the images (some networks answer at a lower resolution)."""
+    scores = model(images)["out"].float()
+    if scores.shape[-2:] != images.shape[-2:]:
+        scores = F.interpolate(scores, images.shape[-2:], mode="bilinear", align_corners=False)
+    return scores
+
+
 def whole(model, image):
     """The network on the whole image. Sides below 32 are padded at the right and bottom and cut again."""
     height, width = image.shape[-2:]
     pad = (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height))
-    scores = model(F.pad(image, pad)[None])["out"][0]
-    return scores[:, :height, :width].float()
+    return scores_of(model, F.pad(image, pad)[None])[0, :, :height, :width]
 
 
 def window_starts(size, crop, stride):
@@ -51,7 +58,7 @@ def sliding(model, image, crop, stride=None, batch=4):
     total, count = 0, image.new_zeros(image.shape[-2:])
     for first in range(0, len(starts), batch):
         windows = starts[first : first + batch]
-        scores = model(torch.stack([image[:, y : y + crop, x : x + crop] for y, x in windows]))["out"].float()
+        scores = scores_of(model, torch.stack([image[:, y : y + crop, x : x + crop] for y, x in windows]))
         if first == 0:
             total = scores.new_zeros(scores.shape[1], *image.shape[-2:])
         for (y, x), window in zip(windows, scores):

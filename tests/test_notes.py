@@ -1,5 +1,6 @@
 """Notes and code say the same: every name exists, every equation has its line, every link leads there."""
 
+import csv
 import importlib
 import re
 
@@ -55,3 +56,14 @@ def test_relative_links_resolve(paper):
 def test_readme_links_resolve():
     for target in re.findall(r"(?:\]\(|src=\")([^)#:\s\"]+)", (ROOT / "README.md").read_text(encoding="utf-8")):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["shapes_table", "camvid"])
+def test_readme_tables_are_the_measured_ones(name):
+    """The tables of the front page are rebuilt from the CSV that the benchmark wrote."""
+    bench = importlib.import_module(f"bench.{name}")
+    with bench.CSV.open(encoding="utf-8") as file:
+        lines = bench.table(list(csv.DictReader(file)))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        assert line in readme, f"README.md lacks {line!r}: copy what `python -m bench.{name}` prints"

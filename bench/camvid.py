@@ -1,0 +1,66 @@
+"""python -m bench.camvid --data PATH: PySA `tiny` from scratch on CamVid, the table and picture of the front page.
+
+Trains with papers/pysa/recipe.py's "camvid" numbers in runs/pysa-tiny-camvid (goes on if it was interrupted), scores the
+best state on val at the full 480 x 360 labels on val and test, writes docs/camvid.csv and docs/camvid.png and prints
+the Markdown table.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+from common import pictures
+from common.inference import evaluate, predict
+from train import pick_device
+
+from .shapes_table import ROOT, load_best
+
+CSV, PICTURE = ROOT / "docs" / "camvid.csv", ROOT / "docs" / "camvid.png"
+SHOWN = (10, 90, 200)  # of the test images
+
+
+def table(rows):
+    """The lines of the Markdown table from the rows of the CSV."""
+    lines = ["| | " + " | ".join(row["class"] for row in rows) + " |", "|---" * (len(rows) + 1) + "|"]
+    for split in ("val", "test"):
+        cells = (f"{float(row[split]):.1%}" for row in rows)
+        lines.append(f"| {split} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of CamVid")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "pysa-tiny-camvid", help="run directory")
+    parser.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
+    arguments = parser.parse_args()
+    command = ["--dataset", "camvid", "--data", str(arguments.data.resolve()), "--out", str(arguments.out.resolve())]
+    device = ["--device", arguments.device] if arguments.device else []
+    subprocess.run([sys.executable, "train.py", *command, *device, "--resume"], cwd=ROOT, check=True)
+
+    device = pick_device(arguments.device)
+    network = load_best(arguments.out).to(device)
+    rows, picture = {}, []
+    for split in ("val", "test"):
+        dataset = datasets.load("camvid", arguments.data, split)
+        matrix, _ = evaluate(network, dataset, len(dataset.classes), scale=0.5, device=device, description=split)
+        scores = [*matrix.iou, matrix.miou, matrix.pixel_accuracy]
+        for name, score in zip((*dataset.classes, "**mean**", "pixel accuracy"), scores):
+            rows.setdefault(name, {"class": name})[split] = f"{score:.4f}"
+    with CSV.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["class", "val", "test"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows.values())
+    print("\n".join(table(list(rows.values()))))
+
+    for index in SHOWN:
+        image, label = dataset[index]
+        picture.append((image, label, predict(network, image, scale=0.5, device=device)))
+    pictures.save_png(PICTURE, pictures.predictions(picture, dataset.classes, dataset.palette))
+
+
+if __name__ == "__main__":
+    main()
