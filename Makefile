@@ -8,6 +8,7 @@ endif
 RUN := $(BIN)/python
 ARGS ?=
 DATA ?= data/camvid
+PAPER ?= pysa
 
 help:            ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## */\1 @/p' Makefile | awk -F' @' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,8 +30,8 @@ test: setup      ## run every test
 faults: setup    ## plant known mistakes in the papers' code and see that the tests catch each of them
 	$(RUN) -m tests.faults $(ARGS)
 
-bench: setup     ## time and memory of each mechanism against full attention
-	$(RUN) -m bench.pysa $(ARGS)
+bench: setup     ## time and memory against full attention and the official form; PAPER=pan for another than pysa
+	$(RUN) -m bench.$(PAPER) $(ARGS)
 
 shapes-table: setup    ## train the table of the front page: with and without context, three seeds (about an hour)
 	$(RUN) -m bench.shapes_table $(ARGS)

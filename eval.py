@@ -14,7 +14,7 @@ Pictures go to the checkpoint's folder unless --out says otherwise.
 import argparse
 from pathlib import Path
 
-from train import Parser, build_model, load_paper, papers, pick_device, positive
+from train import Parser, build_model, load_paper, load_weights, papers, pick_device, positive
 
 import datasets
 from common import checkpoint, pictures
@@ -50,11 +50,11 @@ def load_network(arguments):
         if arguments.paper is None:
             raise UserError(f"--official needs --paper, one of: {', '.join(papers())}")
         official = load_paper(arguments.paper, "official")
-        state = checkpoint.load(arguments.official)
+        state = load_weights(arguments.paper, arguments.official)
         try:
             build = official.build_arguments(state)
             state = official.convert(state)
-        except ValueError as error:
+        except (ValueError, AttributeError) as error:
             raise UserError(f"--official {arguments.official}: {error}") from None
         config = {"paper": arguments.paper, "preset": build.pop("preset"), "num_classes": build.pop("num_classes"),
                   "options": build, "dataset": arguments.dataset}

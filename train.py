@@ -49,6 +49,19 @@ def load_paper(name, part="model"):
     return importlib.import_module(f"papers.{name}.{part}")
 
 
+def load_weights(paper, path):
+    """Read a file of official weights: by the paper's own `official.load` where its files need one."""
+    official = load_paper(paper, "official")
+    if not hasattr(official, "load"):
+        return checkpoint.load(path)
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    try:
+        return official.load(path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
 def build_model(paper, preset, num_classes, options):
     """papers.PAPER.model.build, with its ValueErrors as one line that names the flag."""
     try:
@@ -200,8 +213,10 @@ def main():
     model = build_model(config["paper"], config["preset"], config["num_classes"], config["options"])
     if arguments.weights and not resumed:
         try:
-            report = load_paper(config["paper"], "official").load_backbone(model, checkpoint.load(arguments.weights))
-        except (ValueError, AttributeError) as error:
+            report = load_paper(config["paper"], "official").load_backbone(
+                model, load_weights(config["paper"], arguments.weights)
+            )
+        except (ValueError, AttributeError) as error:  # AttributeError: not a dictionary of tensors
             raise UserError(f"--weights {arguments.weights}: {error}") from None
         print(f"{arguments.weights}: {report}", file=sys.stderr)
 

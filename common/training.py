@@ -234,8 +234,11 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * group["factor"] * learning_rate_factor(step, recipe)
             x = normalise(images, device).contiguous(memory_format=torch.channels_last)
-            with autocast:
-                outputs = network(x)
+            try:
+                with autocast:
+                    outputs = network(x)
+            except ValueError as error:  # a network that cannot take this batch says why
+                raise UserError(f"--batch-size {recipe.batch_size}, --crop-size {recipe.crop_size}: {error}") from None
             loss = segmentation_loss(model, outputs, label.to(device, torch.int64), recipe.aux_weight)
             value = loss.item()
             if not math.isfinite(value):
