@@ -239,9 +239,11 @@ def multiply_adds(function):
 
 def counts():
     """Parameters, and multiply-adds of the official form and of ours, on the meta device: nothing is computed."""
-    print("| preset | parameters, 150 classes | encoder | decoder | G multiply-adds, 512 x 512: official | ours "
-          "| 640 x 640: official | 1024 x 2048, 19 classes: official |")
+    print("| | parameters, 150 classes | encoder | decoder | 512 x 512: official G | ours G "
+          "| 640 x 640: official G | 1024 x 2048, 19 classes: official G |")
     print("|---|---|---|---|---|---|---|---|")
+    kinds = ("embed", "position", "attention", "feed_forward")
+    shares = {}
     with torch.device("meta"):
         for preset in ("t", "s", "b", "l"):
             model, roads = lrformer.build(150, preset).eval(), lrformer.build(19, preset).eval()
@@ -251,16 +253,22 @@ def counts():
                 multiply_adds(lambda m=m, size=size: official_scores(m, images[size]))[0]
                 for m, size in ((model, (512, 512)), (model, (640, 640)), (roads, (1024, 2048)))
             ]
-            ours, parts = multiply_adds(lambda: model.scores(images[512, 512]))
+            ours, modules = multiply_adds(lambda: model.scores(images[512, 512]))
             print(f"| {preset} | {encoder + decoder:,} | {encoder:,} | {decoder:,} | {official[0]:.2f} | {ours:.2f} "
-                  f"| {official[1]:.2f} | {official[2]:.2f} |")
-            shares = {}
-            for name, value in parts.items():
-                kind = name.rpartition(".")[2]
-                if kind in ("feed_forward", "attention", "position", "embed"):
-                    part = "encoder" if ".backbone." in name else "decoder"
-                    shares[part, kind] = shares.get((part, kind), 0) + value
-            print("  where they go: " + ", ".join(f"{a} {b} {v:.2f}" for (a, b), v in shares.items()), file=sys.stderr)
+                  f"| {official[1]:.2f} | {official[2]:.2f} |", flush=True)
+            parts = dict.fromkeys(((part, kind) for part in ("Encoder", "Decoder") for kind in kinds), 0)
+            for name, value in modules.items():
+                key = name.partition(".")[0], name.rpartition(".")[2]
+                if key in parts:
+                    parts[key] += value
+            shares[preset] = [*parts.values(), ours - sum(parts.values())]
+    print("\nOurs at 512 x 512, G multiply-adds by part:\n")
+    print("| | encoder: embeddings | position 3x3 | LRSA | feed-forward | decoder: position 3x3 | LRSA | feed-forward "
+          "| squeezes, classifier |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for preset, values in shares.items():
+        values = [value for index, value in enumerate(values) if index != 4]  # the decoder embeds nothing
+        print(f"| {preset} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
 
 
 def main():

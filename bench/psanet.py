@@ -89,7 +89,8 @@ def make(name, direction, side, batch, train):
     arguments = inputs(side, batch)
     if name in ("view", "stream"):  # in the network the maps are channels-last already; the official code's are not
         q, table, v = arguments
-        arguments = [q.contiguous(memory_format=torch.channels_last), table, v.contiguous(memory_format=torch.channels_last)]
+        q, v = (t.contiguous(memory_format=torch.channels_last) for t in (q, v))
+        arguments = [q, table, v]
     torch.ones(64, 64) @ torch.ones(64, 64)  # the library's own buffers are not counted
     if not train:
         def run():
@@ -131,7 +132,8 @@ def attention(cases):
                 memory = {name: peak_memory(make, name, direction, side, batch, train) for name in FORMS}
                 cells = " | ".join(f"{seconds[name] * 1e3:.0f} ms, {memory[name]:.0f} MiB" for name in FORMS)
                 print(
-                    f"| {side} x {side}, batch {batch} | {'forward + backward' if train else 'inference'} | {direction} "
+                    f"| {side} x {side}, batch {batch} | {'forward + backward' if train else 'inference'} "
+                    f"| {direction} "
                     f"| {cells} | {seconds['stream'] / seconds['official']:.2f} "
                     f"| {memory['stream'] / memory['official']:.2f} |", flush=True,
                 )
@@ -183,7 +185,8 @@ def picture(run, target):
         image, label = data[index]
         y, x = map(int, np.argwhere(label >= 3)[len(np.argwhere(label >= 3)) // 2])  # a pixel of an object
         with torch.no_grad():
-            padded = F.pad(normalise(image)[None], (0, (1 - image.shape[1]) % net.step, 0, (1 - image.shape[0]) % net.step))
+            height, width = image.shape[:2]
+            padded = F.pad(normalise(image)[None], (0, (1 - width) % net.step, 0, (1 - height) % net.step))
             features = net.backbone(padded)[-1]
             maps = []
             for direction, branch in zip(net.psa.directions, net.psa.branches):
@@ -199,7 +202,7 @@ def picture(run, target):
             F.interpolate((m / m.max())[None, None], padded.shape[-2:], mode="bilinear", align_corners=True)[0, 0]
             for m in maps
         ]
-        shown = [(h[: image.shape[0], : image.shape[1], None].numpy() * 255).astype(np.uint8).repeat(3, 2) for h in heat]
+        shown = [(h[:height, :width, None].numpy() * 255).astype(np.uint8).repeat(3, 2) for h in heat]
         rows.append([marked, *shown])
     names = {"collect": "collects from", "distribute": "distributes to"}
     pictures.save_png(Path(target), pictures.grid(["pixel", *(names[d] for d in net.psa.directions)], rows))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from common import checkpoint, pictures
 from common.inference import evaluate, predict
-from datasets.shapes import Shapes, local_bound
+from datasets.shapes import KEYS, Shapes, local_bound
 from train import build_model, load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,8 +109,9 @@ def main():
 
     networks = [load_best(run_directory(ROWS[index], 0)) for index in (0, 2)]
     pictures_of = []
-    for index in (3, 4, 5):
-        image, label = test_scenes[index]
+    for key in range(len(KEYS)):  # the first scene of each key that shows several classes
+        scenes = (test_scenes[index] for index in range(len(test_scenes)))
+        image, label = next(s for s in scenes if len(np.unique(s[1])) > 5 and (s[1].max() - 3) % len(KEYS) == key)
         guesses = [pictures.colourise(predict(network, image), test_scenes.palette) for network in networks]
         pictures_of.append([image, pictures.colourise(label, test_scenes.palette), *guesses])
     headings = ["image", "truth", "with context (PySA)", "without"]
