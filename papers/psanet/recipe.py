@@ -1,0 +1,29 @@
+"""How PSANet is trained: numbers only.
+
+ade20k, voc2012 and cityscapes are those of the authors' PyTorch code: SGD with ten times the rate for everything
+that is not the backbone, poly schedule, weight decay on all parameters. `shapes`, `camvid` and `default` are ours.
+"""
+
+from common.training import Recipe
+
+
+def official(steps, crop_size):
+    """The authors' settings, which differ between datasets in the length and in the crop only."""
+    return Recipe(
+        steps=steps, batch_size=16, crop_size=crop_size, optimizer="sgd", lr=0.01, head_lr=10.0, momentum=0.9,
+        weight_decay=1e-4, schedule="poly", power=0.9, aux_weight=0.4, scale=(0.5, 2.0), flip=True,
+        eval_every=steps // 10,
+    )
+
+
+RECIPES = {
+    "shapes": Recipe(),
+    "camvid": Recipe(
+        steps=4000, batch_size=8, crop_size=289, lr=3e-3, weight_decay=1e-2, schedule="one-cycle",
+        scale=(0.6, 1.6), colour=0.3, eval_every=500,
+    ),
+    "ade20k": official(steps=126300, crop_size=465),  # 100 epochs
+    "voc2012": official(steps=33050, crop_size=465),  # 50 epochs of the augmented training set
+    "cityscapes": official(steps=37200, crop_size=705),  # 200 epochs
+    "default": official(steps=40000, crop_size=465),
+}
