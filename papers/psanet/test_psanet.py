@@ -544,8 +544,8 @@ def test_golden_network():
     norms = {official.rename(name): norm for name, norm in meta["grad_norm"].items()}
     assert len(norms) == len(list(net.parameters()))
     for name, parameter in net.named_parameters():
-        # float32 decides the sign of a few ReLUs differently, and fifty batch norms pass that on: two runs of the
-        # official code agree no better. The head is closer to the loss.
+        # The stored norms are float32 through fifty batch norms in training mode, on two images: in float64 they come
+        # out up to 1 % away from them too, in other parameters. The head is closer to the loss.
         tolerance = 2e-2 if name.startswith("backbone.") else 5e-3
         assert parameter.grad.norm().item() == pytest.approx(norms[name], rel=tolerance), name
 

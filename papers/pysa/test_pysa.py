@@ -323,7 +323,7 @@ def test_network_is_its_parts():
 
 def test_max_pooling_stands_level_by_level():
     """A maximum is not linear, so the network must not take the short cut."""
-    head, features = model.build(3, channels=8, pool="max").eval().head, torch.randn(1, 64, 9, 12)
+    head, features = model.build(3, channels=8, pool="max").eval().head, torch.randn(1, 128, 9, 12)
     joined = torch.cat([naive.series(head.reduce(features), head.levels), features], dim=1)
     close(head(features), head.classifier(head.bottleneck(joined)))
 
@@ -335,7 +335,7 @@ def test_shared_levels_are_one_set_of_weights():
 
 def test_head_is_its_equations():
     """Series: [X_4; F] goes into the classifier. Parallel: [F; Y_1; ...]. Both from the readable forms."""
-    features = torch.randn(2, 64, 9, 12)
+    features = torch.randn(2, 128, 9, 12)
     for variant in ("series", "parallel"):
         head = model.build(3, channels=8, variant=variant).eval().head
         if variant == "series":
@@ -381,7 +381,7 @@ def test_mistakes_are_named():
 def test_imagenet_weights():
     source, target = model.build(3), model.build(3)
     weights = {f"module.{name}": value + 1 for name, value in source.backbone.state_dict().items()}
-    weights["module.fc.weight"] = torch.zeros(1000, 64)
+    weights["module.fc.weight"] = torch.zeros(1000, 128)
     assert "backbone" in official.load_backbone(target, {"state_dict": weights})
     for name, value in target.backbone.state_dict().items():
         close(value, source.backbone.state_dict()[name] + 1)
