@@ -1,7 +1,7 @@
 """What low-resolution self-attention costs, against full attention and against the official code's way of writing it.
 
   python -m bench.lrformer              all tables (a quarter of an hour on one quiet core)
-  python -m bench.lrformer attention    attention module and block at stages 1 to 4 of LRFormer-T, against full attention
+  python -m bench.lrformer attention    attention module and block, stages 1 to 4 of LRFormer-T, against full attention
   python -m bench.lrformer network      LRFormer-T against a transcription of the official forward: time and memory
   python -m bench.lrformer steps        the exact short cuts one by one, each against the plain form it replaces
   python -m bench.lrformer counts       parameters and multiply-adds; no timing, seconds
@@ -186,7 +186,7 @@ def steps():
     stage, last, head = network.backbone.stages[0], network.backbone.stages[3], network.head
     block, x, small = stage.blocks[0], map_of(48, 128), map_of(384, 16)
     grids = [lrformer.grid((128, 128), side) for side in (16, *block.attention.sides)]
-    hidden, cells = map_of(384, 128), map_of(48, 16)
+    hidden = map_of(384, 128)
     features = map_of(96, 64), map_of(240, 32), map_of(384, 16)
 
     def pooled_small():
@@ -207,11 +207,9 @@ def steps():
 
     pairs = {
         "pooling, stage 1": (lambda: [F.adaptive_avg_pool2d(x, g) for g in grids], lambda: lrformer.pool_all(x, grids)),
-        "enlarging, stage 1": (
-            lambda: F.interpolate(cells, (128, 128), mode="bilinear", align_corners=False),
-            lambda: lrformer.enlarge(cells, (128, 128)),
+        "pixels as queries, stage 4": (
+            pooled_small, lambda: lrformer.lrsa(small, last.blocks[0].attention, last.convs),
         ),
-        "pixels as queries, stage 4": (pooled_small, lambda: lrformer.lrsa(small, last.blocks[0].attention, last.convs)),
         "residual in the kernel, stage 1": (
             lambda: hidden + block.feed_forward.conv(hidden),
             lambda: lrformer.add_depthwise(hidden, block.feed_forward.conv),
