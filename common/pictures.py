@@ -121,6 +121,6 @@ def curves(panels, width=460, height=300):
             draw.line(points, fill=colour, width=2, joint="curve")
             for x, y in points:
                 draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
-            draw.text((right, top + 4 + 16 * index), name, fill=colour, font=font(13), anchor="ra")
+            draw.text((right, bottom - 20 - 16 * index), name, fill=colour, font=font(13), anchor="ra")
         draw.text((right, height - 4), "step", fill=INK, font=font(11), anchor="rs")
     return canvas

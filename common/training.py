@@ -10,6 +10,7 @@ import io
 import math
 import signal
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class Recipe:
     flip: bool = True
     colour: float = 0.0  # strength of random brightness, contrast, saturation
     test_scale: float = 1.0  # images are resized by this before the network, its scores are enlarged back
-    eval_every: int = 200
+    eval_every: int = 100
 
 
 # ------------------------------------------------------------------------------------------ data
@@ -178,11 +179,12 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
     out = Path(out)
     model.to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe)
-    step, best, log, running = 0, -1.0, [], [0.0, 0]
+    step, best, log, running, curve = 0, -1.0, [], [0.0, 0], []  # curve: every loss, for the picture
     if resume:
         model.load_state_dict(resume["model"])
         optimizer.load_state_dict(resume["optimizer"])
-        step, best, log, running = resume["step"], resume["best"], resume["log"], list(resume["running"])
+        step, best, log = resume["step"], resume["best"], resume["log"]
+        running, curve = resume["running"], resume["curve"]
 
     network = model
     if compile:
@@ -190,6 +192,8 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
     if world > 1:
         if device.startswith("cuda"):
             network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        # About 1x1 kernels, whose memory layout is ambiguous: harmless.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         network = torch.nn.parallel.DistributedDataParallel(network)
     autocast = contextlib.nullcontext()
     if precision == "bfloat16":
@@ -199,7 +203,7 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
         if rank == 0:
             checkpoint.save(out / name, {
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "best": best,
-                "log": log, "running": running, "config": config, "recipe": asdict(recipe),
+                "log": log, "running": running, "curve": curve, "config": config, "recipe": asdict(recipe),
             })
 
     def score():
@@ -219,7 +223,7 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
             save("best.pt")
         save("last.pt")
         if rank == 0:
-            draw_log(out, log)
+            draw_log(out, log, curve)
             pictures.save_png(out / "predictions.png", pictures.predictions(samples, val_set.classes, val_set.palette))
 
     samples = TrainingSamples(train_set, augment, seed)
@@ -253,6 +257,7 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
             optimizer.step()
             step += 1
             running = [running[0] + value, running[1] + 1]
+            curve.append(value)
             bar.update()
             rate = (step - first) * recipe.batch_size / (time.monotonic() - started)
             miou = f"{best:.1%}" if best >= 0 else "-"
@@ -263,22 +268,28 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
                 save("last.pt")
                 return stop.signal
 
+    if world > 1:
+        torch.distributed.barrier()  # the first process may still be writing
     model.load_state_dict(checkpoint.load(out / "best.pt")["model"])
     matrix, _ = evaluate(model, val_set, len(val_set.classes), scale=recipe.test_scale, device=device, rank=rank,
                          world=world)
     return matrix
 
 
-def draw_log(out, log):
-    """Write the rows as log.csv and curves.png."""
+def draw_log(out, log, curve):
+    """Write the rows as log.csv, and them and the losses (means over stretches of the run) as curves.png."""
     text = io.StringIO()
     writer = csv.DictWriter(text, log[0].keys(), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in log)
     checkpoint.write_atomically(out / "log.csv", lambda file: file.write(text.getvalue().encode()))
+    stretch = -(-len(curve) // 60)
+    ends = range(stretch, len(curve) + 1, stretch)
+    means = [sum(curve[end - stretch : end]) / stretch for end in ends]
     steps = [row["step"] for row in log]
     panels = [
-        ("training loss", [("loss", steps, [row["loss"] for row in log])]),
-        ("validation", [(key, steps, [row[key] for row in log]) for key in ("miou", "pixel_accuracy")]),
+        ("training loss", [("", list(ends), means)]),
+        ("validation", [(name, steps, [row[key] for row in log])
+                        for name, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy"))]),
     ]
     pictures.save_png(out / "curves.png", pictures.curves(panels))

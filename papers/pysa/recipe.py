@@ -7,7 +7,7 @@ the habits of the networks of this family (CCNet, PSANet, non-local networks); `
 from common.training import Recipe
 
 RECIPES = {
-    "shapes": Recipe(steps=360, eval_every=180),
+    "shapes": Recipe(steps=360, eval_every=90),
     "camvid": Recipe(  # at half resolution: a laptop sees the whole dataset 100 times in half an hour
         steps=5000, batch_size=8, crop_size=160, scale=(0.35, 0.8), test_scale=0.5, colour=0.3, eval_every=1000,
     ),
