@@ -138,8 +138,8 @@ def attention():
                 "block, full": lambda: full_block(x, block),
             }, rounds=3 if side > 128 else 5)
             low, full, block_low, block_full = seconds.values()
-            print(f"| {size} px | {number} | {side} x {side} | {low * 1e3:.1f} | {full * 1e3:.1f} | {full / low:.2g}x "
-                  f"| {block_low * 1e3:.1f} | {block_full * 1e3:.1f} | {block_full / block_low:.2g}x |", flush=True)
+            print(f"| {size} px | {number} | {side} x {side} | {low * 1e3:.1f} | {full * 1e3:.1f} | {full / low:.1f}x "
+                  f"| {block_low * 1e3:.1f} | {block_full * 1e3:.1f} | {block_full / block_low:.1f}x |", flush=True)
 
 
 def forms(network, images):
