@@ -25,12 +25,15 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
+# Before torch is imported: it then says which operations Apple's GPUs lack and computes them on the CPU.
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
+import torch  # noqa: E402
 
 import datasets
 from common import checkpoint
 from common.errors import UserError, run
-from common.training import OPTIMIZERS, SCHEDULES, train
+from common.training import FILES, OPTIMIZERS, PRECISIONS, SCHEDULES, TrainingSamples, rehearse, train
 from datasets.transforms import augment
 
 # What must agree between a run and its continuation. The rest (device, workers, ...) may change.
@@ -123,16 +126,19 @@ def parse():
     add("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of the network; repeatable")
     add("--dataset", help=f"one of: {', '.join(datasets.NAMES)} (default shapes)")
     add("--data", type=Path, metavar="PATH", help="folder of the dataset")
+    add("--train-split", choices=datasets.SPLITS, help="default: the recipe's; VOC 2012 has train and trainaug")
     add("--weights", type=Path, metavar="FILE", help="ImageNet weights for the backbone")
     add("--steps", type=positive(int))
-    add("--batch-size", type=positive(int), help="over all processes")
+    add("--batch-size", type=positive(int), help="images per step, over all processes")
+    add("--accumulate", type=positive(int), metavar="N", help="compute each batch in N parts, which takes less memory: "
+        "same samples, same loss, same gradients, but BatchNorm, dropout and UN-EPT's balanced terms see single parts")
     add("--crop-size", type=positive(int), help="side of the training images in pixels, at least 32")
     add("--lr", type=positive(float), help="learning rate")
     add("--optimizer", choices=OPTIMIZERS)
     add("--schedule", choices=SCHEDULES)
     add("--eval-every", type=positive(int), metavar="STEPS", help="evaluate and save a checkpoint this often")
     add("--seed", type=int, help="of everything random (default 0)")
-    add("--precision", choices=("float32", "bfloat16"), help="default float32")
+    add("--precision", choices=PRECISIONS, help="of the forward pass (default float32); float16 on CUDA only")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     add("--workers", type=int, help="processes that prepare data (default: 0 for shapes, else 2)")
     add("--compile", action="store_true", help="compile the network with torch.compile")
@@ -148,47 +154,58 @@ def resolve(arguments, resumed):
         "paper": arguments.paper, "preset": arguments.preset, "dataset": arguments.dataset, "seed": arguments.seed,
         "options": parse_options(arguments.set) or None, "precision": arguments.precision,
     }
-    numbers = ("steps", "batch_size", "crop_size", "lr", "optimizer", "schedule", "eval_every")
+    numbers = (
+        "train_split", "steps", "batch_size", "accumulate", "crop_size", "lr", "optimizer", "schedule", "eval_every",
+    )
     changed = {name: getattr(arguments, name) for name in numbers if getattr(arguments, name) is not None}
     if resumed:
-        config, recipe = resumed["config"], resumed["recipe"]
+        config = resumed["config"]
+        recipe = {name: tuple(v) if isinstance(v, list) else v for name, v in resumed["recipe"].items()}
+        recipe = dataclasses.replace(load_recipe(config["paper"], config["dataset"], config["preset"]), **recipe)
         for name, value in [*given.items(), *changed.items()]:
-            before = config[name] if name in FIXED else recipe[name]
+            before = config[name] if name in FIXED else getattr(recipe, name)
             if value is not None and value != before:
                 flag = "--set" if name == "options" else f"--{name.replace('_', '-')}"
                 raise UserError(f"{flag}: the run to resume has {before!r}, not {value!r}; use another --out")
-        recipe = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()}
-        return config, dataclasses.replace(load_recipe(config["paper"], config["dataset"]), **recipe)
+        return config, recipe
     config = {"paper": "pysa", "preset": "tiny", "dataset": "shapes", "seed": 0, "options": {}, "precision": "float32"}
     config.update({name: value for name, value in given.items() if value is not None})
     if config["seed"] < 0:
         raise UserError(f"--seed {config['seed']}: wanted 0 or more")
-    recipe = dataclasses.replace(load_recipe(config["paper"], config["dataset"]), **changed)
+    recipe = dataclasses.replace(load_recipe(config["paper"], config["dataset"], config["preset"]), **changed)
     recipe.eval_every = min(recipe.eval_every, recipe.steps)
     if recipe.crop_size < 32:
         raise UserError(f"--crop-size {recipe.crop_size}: wanted at least 32")
     return config, recipe
 
 
-def load_recipe(paper, dataset):
-    """The paper's recipe for a dataset, or its default one."""
+def load_recipe(paper, dataset, preset="tiny"):
+    """The paper's recipe for a dataset, that of DATASET_PRESET if one size has its own, else the default one."""
     recipes = load_paper(paper, "recipe").RECIPES
-    return recipes.get(dataset, recipes["default"])
+    return recipes.get(f"{dataset}_{preset}") or recipes.get(dataset) or recipes["default"]
 
 
 def open_run(arguments):
-    """(run directory, content of its last.pt or None). Refuses to touch a run without --resume."""
+    """(run directory, content of its last.pt or None). Refuses to touch a run, or a file of that name, without
+    --resume. With --resume a run that has no checkpoint yet starts, so that a script can always say --resume."""
     names = (arguments.paper or "pysa", arguments.preset or "tiny", arguments.dataset or "shapes")
     out = arguments.out or Path("runs") / "-".join(names)
-    last = out / "last.pt"
-    if not last.exists():
+    here = [name for name in FILES if (out / name).exists()]
+    if here and not arguments.resume:
+        raise UserError(f"{out} already holds a run ({', '.join(here)}): add --resume to go on with it, or --out DIR "
+                        "to start another")
+    if not {"last.pt", "best.pt"} & {*here}:
+        if arguments.resume:
+            print(f"{out} holds no checkpoint yet: starting at step 0", file=sys.stderr)
         return out, None
-    if not arguments.resume:
-        raise UserError(f"{out} already holds a run: add --resume to go on with it, or --out DIR to start another")
-    state = checkpoint.load_run(last)
-    if not {"optimizer", "recipe", "log"} <= state.keys():
-        raise UserError(f"{last} was not written by train.py; give another --out")
-    return out, state
+    try:
+        return out, checkpoint.load_run(out / "last.pt")
+    except UserError as error:
+        try:
+            step = checkpoint.load_run(out / "best.pt")["step"]
+        except UserError:
+            raise error from None
+        raise UserError(f"{error}; best.pt beside it is whole: copy it to last.pt to go on from step {step}") from None
 
 
 def main():
@@ -198,16 +215,28 @@ def main():
     config, recipe = resolve(arguments, resumed)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = pick_device(arguments.device)
+    if recipe.batch_size % (world * recipe.accumulate):
+        raise UserError(f"--batch-size {recipe.batch_size}: wanted a multiple of {world * recipe.accumulate}, "
+                        f"{world} processes times --accumulate {recipe.accumulate}")
+    if config["precision"] == "float16" and not device.startswith("cuda"):
+        raise UserError(f"--precision float16: on CUDA only, not on {device}; bfloat16 is the half precision there")
+    if arguments.workers is not None and arguments.workers < 0:
+        raise UserError(f"--workers {arguments.workers}: wanted 0 or more")
     if world > 1:
-        if recipe.batch_size % world:
-            raise UserError(f"--batch-size {recipe.batch_size}: must be a multiple of the {world} processes")
         if device.startswith("cuda"):
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
             torch.cuda.set_device(device)
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
 
-    train_set, val_set = (datasets.load(config["dataset"], arguments.data, split) for split in ("train", "val"))
-    config.update(num_classes=len(train_set.classes), classes=list(train_set.classes),
+    splits = (recipe.train_split, "val")
+    train_set, val_set = (datasets.load(config["dataset"], arguments.data, split) for split in splits)
+    if resumed and list(train_set.classes) != config["classes"]:
+        raise UserError(f"--data {arguments.data}: other classes than those of the run to resume, which are: "
+                        + ", ".join(config["classes"]))
+    if resumed and len(train_set) != config.get("train_images", len(train_set)):
+        raise UserError(f"--data {arguments.data}: {len(train_set)} training images, the run to resume has "
+                        f"{config['train_images']}; other data need another --out")
+    config.update(train_images=len(train_set), num_classes=len(train_set.classes), classes=list(train_set.classes),
                   palette=[list(colour) for colour in train_set.palette])
     torch.manual_seed(config["seed"])
     model = build_model(config["paper"], config["preset"], config["num_classes"], config["options"])
@@ -218,7 +247,13 @@ def main():
             )
         except (ValueError, AttributeError) as error:  # AttributeError: not a dictionary of tensors
             raise UserError(f"--weights {arguments.weights}: {error}") from None
-        print(f"{arguments.weights}: {report}", file=sys.stderr)
+        if rank == 0:
+            print(f"{arguments.weights}: {report}", file=sys.stderr)
+    settings = ("scale", "fit", "rotate", "blur", "flip", "max_share", "colour", "photometric", "centre")
+    change = functools.partial(augment, crop=recipe.crop_size, **{name: getattr(recipe, name) for name in settings})
+    if not resumed:
+        samples = TrainingSamples(train_set, change, config["seed"])
+        rehearse(model, samples, recipe, device, config["precision"], arguments.compile)
 
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -229,22 +264,20 @@ def main():
         text = json.dumps(settings, indent=2) + "\n"
         checkpoint.write_atomically(out / "config.json", lambda file: file.write(text.encode()))
     workers = arguments.workers if arguments.workers is not None else (0 if config["dataset"] == "shapes" else 2)
-    change = functools.partial(
-        augment, crop=recipe.crop_size, scale=recipe.scale, flip=recipe.flip, colour=recipe.colour
-    )
     result = train(
         model, train_set, val_set, recipe, config, out, change, seed=config["seed"], device=device,
         precision=config["precision"], workers=workers, compile=arguments.compile, resume=resumed, rank=rank,
         world=world,
     )
+    if world > 1:
+        torch.distributed.destroy_process_group()
     if isinstance(result, int):
-        print(f"stopped; the same command with --resume goes on from {out / 'last.pt'}", file=sys.stderr)
+        if rank == 0:
+            print(f"stopped; the same command with --resume goes on from {out / 'last.pt'}", file=sys.stderr)
         return 128 + result
     if rank == 0:
         print(result.table(val_set.classes))
         print(f"pictures: {out / 'predictions.png'}, {out / 'curves.png'}   best checkpoint: {out / 'best.pt'}")
-    if world > 1:
-        torch.distributed.destroy_process_group()
     return 0
 
 

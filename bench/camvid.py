@@ -13,13 +13,14 @@ from pathlib import Path
 
 import datasets
 from common import pictures
-from common.inference import evaluate, predict
+from common.inference import Protocol, evaluate, predict
 from train import pick_device
 
 from .shapes_table import ROOT, load_best
 
 CSV, PICTURE = ROOT / "docs" / "camvid.csv", ROOT / "docs" / "camvid.png"
 SHOWN = (10, 90, 200)  # of the test images
+HALF = Protocol(scales=(0.5,))
 
 
 def table(rows):
@@ -46,7 +47,7 @@ def main():
     rows, picture = {}, []
     for split in ("val", "test"):
         dataset = datasets.load("camvid", arguments.data, split)
-        matrix, _ = evaluate(network, dataset, len(dataset.classes), scale=0.5, device=device, description=split)
+        matrix, _ = evaluate(network, dataset, len(dataset.classes), HALF, device, description=split)
         scores = [*matrix.iou, matrix.miou, matrix.pixel_accuracy]
         for name, score in zip((*dataset.classes, "**mean**", "pixel accuracy"), scores):
             rows.setdefault(name, {"class": name})[split] = f"{score:.4f}"
@@ -58,7 +59,7 @@ def main():
 
     for index in SHOWN:
         image, label = dataset[index]
-        picture.append((image, label, predict(network, image, scale=0.5, device=device)))
+        picture.append((image, label, predict(network, image, HALF, device)))
     pictures.save_png(PICTURE, pictures.predictions(picture, dataset.classes, dataset.palette))
 
 

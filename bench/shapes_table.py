@@ -1,9 +1,9 @@
-"""python -m bench.shapes_table [--papers pysa ...] [--jobs 2]: what context is worth, in one table.
+"""python -m bench.shapes_table [--papers pysa ...] [--jobs 2]: what context is worth, and every part of it.
 
 Trains every network of ROWS on `shapes` with three seeds, scores it on the 100 test scenes (never used for choosing
-anything), writes docs/shapes.csv, one row per run, and prints the table of the front page. Runs lie in
-runs/shapes-table/; finished ones are not repeated and interrupted ones go on, so the command can be stopped at will.
-Also draws docs/context.png: the same scenes with and without context.
+anything), writes docs/shapes.csv, one row per run, and prints the table of the front page and that of each paper.
+Runs lie in runs/shapes-table/; finished ones are not repeated and interrupted ones go on, so the command can be
+stopped at will. Also draws docs/context.png: the same scenes with and without context.
 """
 
 import argparse
@@ -25,26 +25,57 @@ from train import build_model, load_recipe
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, CSV = ROOT / "runs" / "shapes-table", ROOT / "docs" / "shapes.csv"
 SEEDS = (0, 1, 2)
-# (paper, what, options, how many times the default number of steps)
-ROWS = [
-    ("pysa", "Series", (), 1),
-    ("pysa", "Parallel", ("variant=parallel",), 1),
-    ("pysa", "no context", ("context=False",), 1),
-    ("pysa", "no context, five times as long", ("context=False",), 5),
-]
+FPA_ONLY, GAU_ONLY = ("gate=none",), ("attention=none", "global_pool=False")
+# paper: [(what, options, how many times the default number of steps)]. The first row of a paper is its default, the
+# second the same network without context.
+ROWS = {
+    "pysa": [
+        ("Series", (), 1),
+        ("no context", ("context=False",), 1),
+        ("no context, five times as long", ("context=False",), 5),
+        ("Parallel", ("variant=parallel",), 1),
+    ],
+    "unept": [
+        ("UN-EPT", (), 1),
+        ("no context", ("context=False",), 1),
+        ("one level", ("levels=1",), 1),
+        ("16 points", ("points=16",), 1),
+        ("no spatial branch", ("spatial=False",), 1),
+    ],
+    "pan": [
+        ("PAN", (), 1),
+        ("no context", ("context=False",), 1),
+        ("SE", ("attention=se", "global_pool=False", *FPA_ONLY), 1),
+        ("C333, max", ("kernels=3,3,3", "pool=max", "global_pool=False", *FPA_ONLY), 1),
+        ("C333, average", ("kernels=3,3,3", "global_pool=False", *FPA_ONLY), 1),
+        ("C357, average", ("global_pool=False", *FPA_ONLY), 1),
+        ("FPA", FPA_ONLY, 1),
+        ("GAU 1x1", (*GAU_ONLY, "low_kernel=1"), 1),
+        ("GAU 3x3", GAU_ONLY, 1),
+        ("PAN, spatial gate", ("gate=spatial",), 1),
+    ],
+    "psanet": [
+        ("collect and distribute", (), 1),
+        ("no context", ("context=False",), 1),
+        ("collect", ("psa_type=collect",), 1),
+        ("distribute", ("psa_type=distribute",), 1),
+    ],
+    "lrformer": [
+        ("LRFormer", (), 1),
+        ("no context", ("context=False",), 1),
+    ],
+}
 
 
-def run_directory(row, seed):
+def run_directory(paper, what, seed):
     """Where the run of a row and seed lies."""
-    paper, what, _, _ = row
     return RUNS / f"{paper}-{what.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
 def train(job):
-    """Run or go on with one training; returns (row, seed)."""
-    row, seed, threads = job
-    paper, _, options, longer = row
-    out = run_directory(row, seed)
+    """Run or go on with one training."""
+    paper, (what, options, longer), seed, threads = job
+    out = run_directory(paper, what, seed)
     steps = longer * load_recipe(paper, "shapes").steps
     last = out / "last.pt"
     if not (last.exists() and checkpoint.load(last)["step"] == steps):
@@ -56,7 +87,6 @@ def train(job):
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if result.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-2000:]}")
-    return row, seed
 
 
 def load_best(out):
@@ -69,7 +99,7 @@ def load_best(out):
 
 
 def table(rows):
-    """The lines of the Markdown table from the rows of the CSV."""
+    """The lines of a Markdown table from rows of the CSV."""
     groups = {}
     for row in rows:
         groups.setdefault((row["paper"], row["network"], row["steps"]), []).append(float(row["miou"]))
@@ -77,37 +107,50 @@ def table(rows):
     for (paper, network, steps), scores in groups.items():
         spread = f"{min(scores):.1%} to {max(scores):.1%}"
         lines.append(f"| {paper} | {network} | {steps} | **{np.mean(scores):.1%}** ({spread}) |")
-    lines.append(f"| | bound for every network that cannot see the key | | {local_bound():.1%} |")
     return lines
+
+
+def front_page(rows):
+    """The table of the front page: every paper with and without context, and what no local network can exceed."""
+    shown = {(paper, row[0]) for paper, group in ROWS.items() for row in group[: 3 if paper == "pysa" else 2]}
+    lines = table(row for row in rows if (row["paper"], row["network"]) in shown)
+    return [*lines, f"| | bound for every network that cannot see the key | | {local_bound():.1%} |"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--papers", nargs="*", help="only these")
+    parser.add_argument("--papers", nargs="*", choices=ROWS, default=list(ROWS), help="only these")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, the cores shared among them")
     arguments = parser.parse_args()
-    rows = [row for row in ROWS if not arguments.papers or row[0] in arguments.papers]
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    jobs = [(row, seed, threads) for row in rows for seed in SEEDS]
+    jobs = [(paper, row, seed, threads) for paper in arguments.papers for row in ROWS[paper] for seed in SEEDS]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for _ in tqdm(pool.map(train, jobs), total=len(jobs), unit="run"):
             pass
 
-    done = [] if not CSV.exists() else list(csv.DictReader(CSV.open(encoding="utf-8")))
-    done = [row for row in done if arguments.papers and row["paper"] not in arguments.papers]
-    test_scenes = Shapes("test")
-    for row in rows:
-        for seed in SEEDS:
-            matrix, _ = evaluate(load_best(run_directory(row, seed)), test_scenes, len(test_scenes.classes))
-            steps = row[3] * load_recipe(row[0], "shapes").steps
-            done.append({"paper": row[0], "network": row[1], "steps": steps, "seed": seed, "miou": f"{matrix.miou:.4f}"})
+    before = [] if not CSV.exists() else list(csv.DictReader(CSV.open(encoding="utf-8")))
+    done, test_scenes = [], Shapes("test")
+    for paper in ROWS:
+        if paper not in arguments.papers:
+            done += [row for row in before if row["paper"] == paper]
+            continue
+        for what, _, longer in ROWS[paper]:
+            for seed in SEEDS:
+                network = load_best(run_directory(paper, what, seed))
+                matrix, _ = evaluate(network, test_scenes, len(test_scenes.classes))
+                done.append({"paper": paper, "network": what, "steps": str(longer * load_recipe(paper, "shapes").steps),
+                             "seed": seed, "miou": f"{matrix.miou:.4f}"})
     with CSV.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["paper", "network", "steps", "seed", "miou"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(done)
-    print("\n".join(table(list(csv.DictReader(CSV.open(encoding="utf-8"))))))
+    print("\n".join(front_page(done)))
+    for paper in arguments.papers:
+        print(f"\n{paper}\n" + "\n".join(table(row for row in done if row["paper"] == paper)))
 
-    networks = [load_best(run_directory(ROWS[index], 0)) for index in (0, 2)]
+    if "pysa" not in arguments.papers:
+        return
+    networks = [load_best(run_directory("pysa", row[0], 0)) for row in ROWS["pysa"][:2]]
     pictures_of = []
     for key in range(len(KEYS)):  # the first scene of each key that shows several classes
         scenes = (test_scenes[index] for index in range(len(test_scenes)))

@@ -1,5 +1,7 @@
 """Checkpoints: written so that a crash cannot damage them, read so that they cannot run code."""
 
+import contextlib
+import io
 import os
 import pickle
 import warnings
@@ -23,13 +25,16 @@ def write_atomically(path, write):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file system that has become read-only
+            temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror}; what was there before is untouched") from None
 
 
 def save(path, state):
     """Write a dictionary of tensors and plain values."""
-    write_atomically(path, lambda file: torch.save(state, file))
+    buffer = io.BytesIO()  # torch.save turns the OSError of a full disk into an error of its own
+    torch.save(state, buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
 
 
 def load(path):
@@ -50,7 +55,7 @@ def load(path):
         else:
             reason = "it is damaged or not a PyTorch file"
         raise UserError(f"cannot load {path}: {reason}") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError, TypeError, AttributeError):
+    except Exception:  # a damaged pickle can raise nearly everything
         raise UserError(f"cannot load {path}: it is damaged or not a PyTorch file") from None
 
 
@@ -63,6 +68,13 @@ def load_run(path):
     if path.is_dir():
         path = path / "best.pt"
     state = load(path)
-    if not isinstance(state, dict) or not {"model", "config", "step"} <= state.keys():
+    if not isinstance(state, dict) or not {"model", "optimizer", "config", "recipe", "log", "step"} <= state.keys():
         raise UserError(f"{path} is not a checkpoint of train.py (for official weights: --official {path})")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            intact = archive.testzip() is None  # torch.load itself ignores the checksums
+    except Exception:  # as in `load`
+        intact = False
+    if not intact:
+        raise UserError(f"cannot load {path}: it is damaged")
     return state

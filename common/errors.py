@@ -11,7 +11,7 @@ def run(main):
     """Call `main()` as a program: print a UserError as one line, exit with 2; with 130 after Ctrl-C."""
     try:
         sys.exit(main())
-    except UserError as error:
+    except (UserError, PermissionError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

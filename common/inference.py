@@ -1,20 +1,55 @@
 """From an image of any size to class scores and labels: whole image, sliding window, several scales.
 
-All functions work on one image as [3, H, W], normalised, and return [num_classes, H, W].
+Prediction and label meet at the label's own size: scores are enlarged, never the label and never the chosen classes.
 """
 
 import itertools
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from tqdm import tqdm
 
 from .metrics import ConfusionMatrix
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in 0..1
 SMALLEST = 32  # pixels per side that every network here accepts
-PROTOCOLS = ("whole", "sliding", "multiscale")
+SIX_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+@dataclass
+class Protocol:
+    """How an image becomes scores. The defaults run the network once on the image as it is.
+
+    fit: (long, short): the image is resized to just fit into this box first, keeping its aspect ratio; () = its own
+        size. multiple: then each side is resized up to a multiple of this.
+    scales: factors on that size; the probabilities of all are averaged.
+    flip: whether the mirror image of each joins in.
+    crop: side of the windows in pixels, 0 = the whole image at once. stride: pixels between windows, 0 = two thirds
+        of the crop, rounded up. Images smaller than a window are padded with the mean colour: on both sides, or
+        (centre=False) at the bottom and right.
+    average: what is averaged where windows overlap, "logits" or "probabilities". With "probabilities" it is
+        the windows that are mirrored, with "logits" the whole image is.
+    """
+
+    fit: tuple = ()
+    multiple: int = 1
+    scales: tuple = (1.0,)
+    flip: bool = False
+    crop: int = 0
+    stride: int = 0
+    average: str = "logits"
+    centre: bool = False
+
+
+PROTOCOLS = {
+    "whole": Protocol(),
+    "sliding": Protocol(crop=512),
+    "multiscale": Protocol(crop=512, scales=SIX_SCALES, flip=True, average="probabilities"),
+}
 
 
 def normalise(images, device="cpu"):
@@ -23,19 +58,24 @@ def normalise(images, device="cpu"):
     return (images - images.new_tensor(MEAN)[:, None, None]) / images.new_tensor(STD)[:, None, None]
 
 
+def fitted_size(size, fit, factor=1.0):
+    """The size that keeps the aspect ratio of `size` and just fits into a box: its long side is at most
+    factor * fit[0] and its short side at most factor * fit[1] pixels. size: (height, width) -> (height, width)."""
+    longest, shortest = (int(side * factor) for side in fit)
+    scale = min(longest / max(size), shortest / min(size))
+    return tuple(max(1, int(side * scale + 0.5)) for side in size)
+
+
+def resize(images, size):
+    """Bilinear, half-pixel centres, no antialiasing, as OpenCV. [B, C, H, W] -> [B, C, *size]."""
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    return F.interpolate(images, size, mode="bilinear", align_corners=False)
+
+
 def scores_of(model, images):
-    """Scores of a batch as float32, at the size of the images (some networks answer at a lower resolution)."""
-    scores = model(images)["out"].float()
-    if scores.shape[-2:] != images.shape[-2:]:
-        scores = F.interpolate(scores, images.shape[-2:], mode="bilinear", align_corners=False)
-    return scores
-
-
-def whole(model, image):
-    """The network on the whole image. Sides below 32 are padded at the right and bottom and cut again."""
-    height, width = image.shape[-2:]
-    pad = (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height))
-    return scores_of(model, F.pad(image, pad)[None])[0, :, :height, :width]
+    """Scores of a batch [B, 3, H, W] as float32 [B, K, H, W] (some networks answer at a lower resolution)."""
+    return resize(model(images)["out"].float(), images.shape[-2:])
 
 
 def window_starts(size, crop, stride):
@@ -45,78 +85,121 @@ def window_starts(size, crop, stride):
     return [*range(0, size - crop, stride), size - crop]
 
 
-def sliding(model, image, crop, stride=None, batch=4):
-    """The network on overlapping windows of crop x crop pixels; scores are averaged where windows overlap.
+def window_scores(model, windows, protocol):
+    """What is averaged over windows: logits or probabilities. [B, 3, h, w] -> [B, K, h, w]."""
+    scores = scores_of(model, windows)
+    if protocol.average == "logits":
+        return scores
+    scores = scores.softmax(1)
+    if protocol.flip:
+        scores += scores_of(model, windows.flip(-1)).softmax(1).flip(-1)
+        scores /= 2
+    return scores
 
-    stride: pixels between windows, by default two thirds of the crop. Sides shorter than the crop are padded
-    with zeros (the mean colour). Memory: one sum of the size of the image, `batch` windows.
+
+def add_windows(total, model, image, size, protocol, batch):
+    """Run the windows of one copy of an image, average where they overlap, resize to `size`, add to `total`.
+
+    total: [K, *size], or 0 to make it. image: [3, h, w]. batch: windows at a time. Returns total.
+    Memory: resizing is linear, so every window goes into `total` at once, at its final resolution; the averaged map
+    at the resolution of the copy, three times the image in every class at scale 1.75, never exists.
     """
-    height, width = image.shape[-2:]
-    image = F.pad(image, (0, max(0, crop - width), 0, max(0, crop - height)))
-    stride = stride or max(1, crop * 2 // 3)
-    starts = list(itertools.product(*(window_starts(side, crop, stride) for side in image.shape[-2:])))
-    total, count = 0, image.new_zeros(image.shape[-2:])
-    for first in range(0, len(starts), batch):
-        windows = starts[first : first + batch]
-        scores = scores_of(model, torch.stack([image[:, y : y + crop, x : x + crop] for y, x in windows]))
-        if first == 0:
-            total = scores.new_zeros(scores.shape[1], *image.shape[-2:])
-        for (y, x), window in zip(windows, scores):
-            total[:, y : y + crop, x : x + crop] += window
-            count[y : y + crop, x : x + crop] += 1
-    return (total / count)[:, :height, :width]
-
-
-def multiscale(model, image, crop, scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True):
-    """Mean of the class probabilities over rescaled and mirrored copies, each by sliding window."""
-    size = image.shape[-2:]
-    total = 0
-    for scale, mirrored in itertools.product(scales, (False, True) if flip else (False,)):
-        scaled = [max(1, round(side * scale)) for side in size]
-        copy = F.interpolate(image[None], scaled, mode="bilinear", align_corners=False)[0]
-        scores = sliding(model, copy.flip(-1) if mirrored else copy, crop)
-        scores = scores.flip(-1) if mirrored else scores
-        total = total + F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0].softmax(0)
+    sides = image.shape[-2:]
+    crops = [protocol.crop or max(SMALLEST, side) for side in sides]
+    missing = [max(0, crop - side) for crop, side in zip(crops, sides)]
+    before = [m // 2 if protocol.centre else 0 for m in missing]
+    padding = [(b, m - b) for b, m in zip(before, missing)]
+    if any(missing):
+        image = F.pad(image, (*padding[1], *padding[0]))
+    starts, axes = [], []
+    for padded, crop, side, target, offset in zip(image.shape[-2:], crops, sides, size, before):
+        starts.append(window_starts(padded, crop, protocol.stride or -(-crop * 2 // 3)))
+        count = torch.zeros(padded, device=image.device)  # of windows over each pixel
+        for start in starts[-1]:
+            count[start : start + crop] += 1
+        # Where the pixels of the result lie in the padded copy.
+        places = (torch.arange(target, dtype=torch.float64) + 0.5) * side / target - 0.5
+        axes.append((places.clamp(0, side - 1) + offset, count))
+    corners = list(itertools.product(*starts))
+    for first in range(0, len(corners), batch):
+        part = corners[first : first + batch]
+        windows = torch.stack([image[:, y : y + crops[0], x : x + crops[1]] for y, x in part])
+        for corner, scores in zip(part, window_scores(model, windows, protocol)):
+            if isinstance(total, int):
+                total = scores.new_zeros(len(scores), *size)
+            counts = [count[start : start + crop] for (_, count), start, crop in zip(axes, corner, crops)]
+            scores /= counts[0][:, None] * counts[1]
+            (rows, top), (columns, left) = (
+                in_window(places, start, crop) for (places, _), start, crop in zip(axes, corner, crops)
+            )
+            for some in range(0, len(scores), 16):  # classes: to keep the intermediate results small
+                enlarged = interpolate(interpolate(scores[some : some + 16], top).mT, left).mT
+                total[some : some + 16, rows, columns] += enlarged
+        del scores  # or the next windows would be computed beside these
     return total
 
 
+def in_window(places, start, crop):
+    """Which pixels of the result a window touches, as a slice, and where they lie in it, counted from one pixel
+    before its first. places: increasing float64 [n]."""
+    local = places - start
+    rows = slice(int((local <= -1).sum()), int((local < crop).sum()))
+    return rows, local[rows] + 1
+
+
+def interpolate(x, places):
+    """Linear interpolation along the rows of a window in a surrounding of zeros: [K, h, w], float64 [n] -> [K, n, w]."""
+    lower = places.floor().long()
+    x = F.pad(x, (0, 0, 1, 1))
+    fraction = (places - lower).to(x)[:, None]
+    lower = lower.to(x.device)
+    return torch.lerp(x[:, lower], x[:, lower + 1], fraction)
+
+
 @torch.inference_mode()
-def predict(model, image, protocol="whole", crop=None, scale=1.0, device="cpu"):
-    """Class ids uint8 [H, W] of one image, uint8 [H, W, 3], by one of PROTOCOLS.
-
-    crop: side of the windows. scale: the image is resized by this first; its scores are enlarged back.
-    """
-    x, size = normalise(image, device), image.shape[:2]
-    if scale != 1.0:
+def scores(model, image, protocol=PROTOCOLS["whole"], device="cpu", batch=None):
+    """Scores of one image, uint8 [H, W, 3] -> float32 [K, H, W]: logits, or sums of probabilities where several copies
+    of the image or windows by probability are asked for. batch: windows at a time; 1 on the CPU, else 4, if None."""
+    batch = batch or (1 if device == "cpu" else 4)
+    x, size, total = normalise(image, device), image.shape[:2], 0
+    by_copy = protocol.average == "logits" and (len(protocol.scales) > 1 or protocol.flip)
+    for scale in protocol.scales:
         scaled = [max(1, round(side * scale)) for side in size]
-        x = F.interpolate(x[None], scaled, mode="bilinear", align_corners=False)[0]
-    if protocol == "whole":
-        scores = whole(model, x)
-    elif protocol == "sliding":
-        scores = sliding(model, x, crop)
-    else:
-        scores = multiscale(model, x, crop)
-    if scale != 1.0:
-        scores = F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
-    return scores.argmax(0).to("cpu", torch.uint8).numpy()
+        copy = resize(x[None], fitted_size(size, protocol.fit, scale) if protocol.fit else scaled)
+        copy = resize(copy, [-(-side // protocol.multiple) * protocol.multiple for side in copy.shape[-2:]])[0]
+        if not by_copy:
+            total = add_windows(total, model, copy, size, protocol, batch)
+            continue
+        for mirrored in (False, True) if protocol.flip else (False,):
+            part = add_windows(0, model, copy.flip(-1) if mirrored else copy, size, protocol, batch).softmax(0)
+            total = total + (part.flip(-1) if mirrored else part)
+    return total
 
 
-def evaluate(model, dataset, num_classes, protocol="whole", crop=None, scale=1.0, device="cpu", rank=0, world=1,
-             keep=0, description="evaluate"):
+def predict(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
+    """Class ids uint8 [H, W] of one image, uint8 [H, W, 3]."""
+    return scores(model, image, protocol, device).argmax(0).to("cpu", torch.uint8).numpy()
+
+
+def evaluate(model, dataset, num_classes, protocol=PROTOCOLS["whole"], device="cpu", rank=0, world=1, keep=0,
+             description="evaluate", save_to=None):
     """Score a dataset. Returns (ConfusionMatrix, the first `keep` (image, label, prediction)).
 
     With several processes each takes every `world`-th image and the counts are added, so that every image
-    counts exactly once. The network is put into evaluation mode and left there.
+    counts exactly once. The network is put into evaluation mode and left there. save_to: folder for the predictions
+    as PNGs in the ids of the dataset's own files.
     """
     model.eval()
     matrix, kept = ConfusionMatrix(num_classes), []
     indices = range(rank, len(dataset), world)
     for index in tqdm(indices, desc=description, unit="image", leave=False, disable=rank > 0, delay=1):
         image, label = dataset[index]
-        prediction = predict(model, image, protocol, crop, scale, device)
+        prediction = predict(model, image, protocol, device)
         matrix.update(prediction, label)
         if len(kept) < keep:
             kept.append((np.asarray(image), np.asarray(label), prediction))
+        if save_to is not None:
+            Image.fromarray(dataset.stored_ids[prediction]).save(Path(save_to, f"{dataset.sample_name(index)}.png"))
     if world > 1:
         counts = torch.from_numpy(matrix.counts).to(device)
         torch.distributed.all_reduce(counts)

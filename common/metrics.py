@@ -12,7 +12,13 @@ class ConfusionMatrix:
     another number: it weighs a class's pixel in a small or rare image more than the same pixel elsewhere,
     and is undefined for every image in which the class does not occur.
 
-    A class that occurs in neither prediction nor label has IoU NaN and is left out of the mean.
+    What becomes of classes that do not occur is the one thing on which evaluation codes differ. On the complete
+    validation sets every class occurs and they agree; on subsets and in training logs they do not:
+
+    - neither labelled nor predicted: left out of the mean by Cityscapes' scripts, mmsegmentation (UN-EPT, LRFormer), and
+      here (IoU NaN, `miou`); counted as 0 by semseg (PSANet) and ADE20K's own kit: `mean_iou(absent=0)`;
+    - predicted somewhere but never labelled: IoU 0, and counted, by all of them but COCO-Stuff's script, which leaves
+      out whatever is not labelled: `mean_iou(labelled_only=True)`.
     """
 
     def __init__(self, num_classes):
@@ -53,8 +59,14 @@ class ConfusionMatrix:
     @property
     def miou(self):
         """Mean of `iou` over the classes that occur; NaN if none does."""
-        iou = self.iou[~np.isnan(self.iou)]
-        return float(iou.mean()) if iou.size else float("nan")
+        return self.mean_iou()
+
+    def mean_iou(self, absent=float("nan"), labelled_only=False):
+        """`miou` under another convention (see above): `absent` is the IoU of classes with an empty union."""
+        iou = np.where(np.isnan(self.iou), absent, self.iou)
+        if labelled_only:
+            iou = iou[self.counts.sum(1) > 0]
+        return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
 
     @property
     def pixel_accuracy(self):
@@ -68,4 +80,7 @@ class ConfusionMatrix:
         lines = [f"{'class'.ljust(width)}    IoU"]
         lines += [f"{name.ljust(width)}  {value:5.1%}" for name, value in zip(classes, self.iou)]
         lines.append(f"{'mean'.ljust(width)}  {self.miou:5.1%}   pixel accuracy {self.pixel_accuracy:.1%}")
+        missing = int(np.isnan(self.iou).sum())
+        if missing:
+            lines.append(f"left out: {missing} of {len(classes)} classes, which do not occur; counted as 0: {self.mean_iou(absent=0):.1%}")
         return "\n".join(lines)

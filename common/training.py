@@ -6,6 +6,7 @@ one machine whatever the number of loader workers, and after any interruption an
 
 import contextlib
 import csv
+import functools
 import io
 import math
 import signal
@@ -22,11 +23,13 @@ from tqdm import tqdm
 
 from . import checkpoint, pictures
 from .errors import UserError
-from .inference import evaluate, normalise
+from .inference import Protocol, evaluate, normalise
 from .metrics import IGNORE
 
-SCHEDULES = ("poly", "cosine", "one-cycle", "constant")
+SCHEDULES = ("poly", "cosine", "one-cycle", "step", "constant")
 OPTIMIZERS = ("sgd", "adamw")
+FILES = ("last.pt", "best.pt", "log.csv", "curves.png", "predictions.png", "config.json")  # of a run directory
+PRECISIONS = ("float32", "bfloat16", "float16")  # of the network's forward pass; the weights are always float32
 
 
 @dataclass
@@ -34,7 +37,8 @@ class Recipe:
     """How a network is trained: numbers only. Every paper's recipe.py lists some; flags override them."""
 
     steps: int = 400
-    batch_size: int = 8  # over all processes
+    batch_size: int = 8  # of a step: over all processes and all parts
+    accumulate: int = 1  # parts in which each process computes its share of a batch, one after another
     crop_size: int = 128
     optimizer: str = "adamw"  # one of OPTIMIZERS
     lr: float = 3e-3
@@ -44,12 +48,21 @@ class Recipe:
     no_decay: tuple = ()  # parameters whose name contains one of these are not decayed
     schedule: str = "one-cycle"  # one of SCHEDULES
     power: float = 0.9  # of poly
-    warmup_steps: int = 0  # linear, before poly, cosine and constant
+    drop_at: float = 0.8  # share of the steps after which "step" goes on with a tenth
+    warmup_steps: int = 0  # linear, before all but one-cycle
     clip_norm: float = 0.0  # total gradient norm; 0 = off
     aux_weight: float = 0.4
-    scale: tuple = (1.0, 1.0)  # random resizing
+    train_split: str = "train"
+    # augmentation, see datasets/transforms.py
+    scale: tuple = (1.0, 1.0)  # random resizing, by one factor for both sides
+    fit: tuple = ()  # (long, short): the factor is on the size that just fits into this box; () = on the image's own
+    rotate: float = 0.0  # degrees in either direction, every second time
+    blur: bool = False  # 5x5, every second time
     flip: bool = True
+    max_share: float = 1.0  # crops in which one class covers more are drawn again
     colour: float = 0.0  # strength of random brightness, contrast, saturation
+    photometric: bool = False  # mmsegmentation's distortion of brightness, contrast, saturation, hue
+    centre: bool = True  # small images are padded on both sides; False: at the bottom and right
     test_scale: float = 1.0  # images are resized by this before the network, its scores are enlarged back
     eval_every: int = 100
 
@@ -85,27 +98,43 @@ def batches(samples, first_step, steps, batch_size, workers, rank, world):
         range(step * batch_size + rank * per_process, step * batch_size + (rank + 1) * per_process)
         for step in range(first_step, steps)
     ]
-    return DataLoader(samples, batch_sampler=numbers, num_workers=workers, persistent_workers=workers > 0)
+    return DataLoader(
+        samples, batch_sampler=numbers, num_workers=workers, persistent_workers=workers > 0,
+        worker_init_fn=leave_signals_to_the_parent,
+    )
+
+
+def leave_signals_to_the_parent(worker):
+    """Terminals and schedulers signal the whole process group; the step cannot be finished without its data."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 # ------------------------------------------------------------------------------------------ loss, schedule
 
 
-def cross_entropy(scores, label):
+def cross_entropy(scores, label, batch=None):
     """Mean over the valid pixels of the whole batch, those of the other processes included; 0 if there is none.
 
-    scores: [B, K, H, W], label: int64 [B, H, W], 255 = ignore.
+    scores: [B, K, H, W], label: int64 [B, H, W], 255 = ignore. batch: the labels [N * B, H, W] of all N parts of this
+    process where `label` is one part. Then the mean of the N results is the mean over all valid pixels of the batch:
+    parts with few valid pixels do not count too much. Raises UserError if label has another H or W than batch.
     """
-    valid, world = (label != IGNORE).sum(), 1
+    batch = label if batch is None else batch
+    if batch.shape[1:] != label.shape[1:]:
+        raise UserError("--accumulate: the loss of this network is taken at fewer pixels, so parts would not add up")
+    parts = len(batch) // len(label)
+    valid, world = (batch != IGNORE).sum(), 1
     if torch.distributed.is_initialized():
         # DistributedDataParallel averages gradients over processes, so the sum is divided by the mean count.
         world = torch.distributed.get_world_size()
         torch.distributed.all_reduce(valid)
-    total = F.cross_entropy(scores.float(), label, ignore_index=IGNORE, reduction="sum")
-    return total * world / valid.clamp(min=1)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    total = F.cross_entropy(scores, label, ignore_index=IGNORE, reduction="sum")
+    return total * (parts * world) / valid.clamp(min=1)
 
 
-def segmentation_loss(model, outputs, label, aux_weight):
+def segmentation_loss(model, outputs, label, aux_weight, cross_entropy=cross_entropy):
     """Cross-entropy of "out", plus aux_weight times that of "aux" where there is one. A network with other
     terms defines `loss(outputs, label, cross_entropy)` itself."""
     if hasattr(model, "loss"):
@@ -127,6 +156,8 @@ def learning_rate_factor(step, recipe):
         return warmup * (1 - step / steps) ** recipe.power
     if recipe.schedule == "cosine":
         return warmup * (1 + math.cos(math.pi * step / steps)) / 2
+    if recipe.schedule == "step" and step >= recipe.drop_at * steps:
+        return warmup * 0.1
     return warmup
 
 
@@ -144,6 +175,76 @@ def make_optimizer(model, recipe):
 
 
 # ------------------------------------------------------------------------------------------ the loop
+
+
+@contextlib.contextmanager
+def name_the_flag(recipe, device):
+    """Turn what goes wrong inside a network, and can be mended by a flag, into a UserError that names the flag."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:  # a network that cannot take this batch says why
+        raise UserError(f"--batch-size {recipe.batch_size}, --crop-size {recipe.crop_size}: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"--batch-size {recipe.batch_size}: more than the memory of {device} holds; "
+                        f"--accumulate {2 * recipe.accumulate} needs less for the same step") from error
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason, _, _ = str(error).partition("\n\n")  # the rest is advice to PyTorch's own developers
+        raise UserError(f"--compile is not possible here, leave it out: {reason}") from error
+    except RuntimeError as error:
+        if not device.startswith("mps"):
+            raise
+        raise UserError(f"--device {device} cannot do all this network needs, --device cpu can: {error}") from error
+
+
+def autocast_for(device, precision):
+    """The context for forward passes in one of PRECISIONS."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, getattr(torch, precision), enabled=precision != "float32")
+
+
+def rehearse(model, samples, recipe, device="cpu", precision="float32", compile=False):
+    """One forward pass that leaves no trace. Raises UserError for a flag that does not go with this network, for
+    too little memory and for unreadable data, before anything is written."""
+    model.to(device, memory_format=torch.channels_last).train()
+    buffers = [buffer.clone() for buffer in model.buffers()]  # BatchNorm counts every pass
+    world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    images = torch.stack([samples[n][0] for n in range(recipe.batch_size // world // recipe.accumulate)])
+    with name_the_flag(recipe, device), autocast_for(device, precision):
+        network = torch.compile(model) if compile else model
+        network(normalise(images, device).contiguous(memory_format=torch.channels_last))
+    for buffer, before in zip(model.buffers(), buffers):
+        buffer.copy_(before)
+
+
+def add_gradients(network, model, images, label, recipe, autocast, scaler):
+    """Add the gradients of the loss of a batch to those of the parameters; the batch is computed in
+    `recipe.accumulate` parts, one after another, that share no memory. Returns the loss.
+
+    network: model, or what compiles or distributes it. images: [B, 3, H, W], label: int64 [B, H, W].
+    """
+    parts, total = recipe.accumulate, 0.0
+    mean = functools.partial(cross_entropy, batch=label) if parts > 1 else cross_entropy
+    for part, (x, y) in enumerate(zip(images.chunk(parts), label.chunk(parts), strict=True), 1):
+        # Processes exchange their gradients once, with the last part.
+        alone = part < parts and torch.distributed.is_initialized()
+        with network.no_sync() if alone else contextlib.nullcontext():
+            with autocast:
+                outputs = network(x)
+            loss = segmentation_loss(model, outputs, y, recipe.aux_weight, mean) / parts
+            scaler.scale(loss).backward()
+        total += loss.item()
+    return total
+
+
+def over_processes(number, operation, device):
+    """A number reduced by "SUM" or "MAX" over all processes: they must decide alike, or one waits for ever."""
+    if not torch.distributed.is_initialized():
+        return number
+    number = torch.tensor(number, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(number, getattr(torch.distributed.ReduceOp, operation))
+    return number.item()
 
 
 class Stop:
@@ -176,7 +277,7 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
     the checkpoints. resume: the content of a last.pt. Returns the ConfusionMatrix of the best state on `val_set`,
     or the number of the signal that ended the run early. Raises UserError at the first loss that is not finite.
     """
-    out = Path(out)
+    out, protocol = Path(out), Protocol(scales=(recipe.test_scale,))
     model.to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe)
     step, best, log, running, curve = 0, -1.0, [], [0.0, 0], []  # curve: every loss, for the picture
@@ -187,30 +288,35 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
         running, curve = resume["running"], resume["curve"]
 
     network = model
-    if compile:
-        network = torch.compile(network)
     if world > 1:
         if device.startswith("cuda"):
             network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
         # About 1x1 kernels, whose memory layout is ambiguous: harmless.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         network = torch.nn.parallel.DistributedDataParallel(network)
-    autocast = contextlib.nullcontext()
-    if precision == "bfloat16":
-        autocast = torch.autocast(torch.device(device).type, torch.bfloat16)
+    if compile:
+        network = torch.compile(network)
+    autocast = autocast_for(device, precision)
+    # float16 has no room for small gradients: the loss is scaled up and the gradients back.
+    scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "float16")
+    if resume and scaler.is_enabled():
+        scaler.load_state_dict(resume["scaler"])
 
     def save(name):
         if rank == 0:
             checkpoint.save(out / name, {
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "best": best,
                 "log": log, "running": running, "curve": curve, "config": config, "recipe": asdict(recipe),
+                "scaler": scaler.state_dict(),
             })
 
     def score():
         """Evaluate, add a row to the log, draw, keep the state if it is the best so far."""
         nonlocal best, running
-        matrix, samples = evaluate(model, val_set, len(val_set.classes), scale=recipe.test_scale, device=device,
-                                   rank=rank, world=world, keep=4)
+        if world > 1:  # without SyncBatchNorm every process has statistics of its own; the first one's are saved
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        matrix, samples = evaluate(model, val_set, len(val_set.classes), protocol, device, rank, world, keep=4)
         model.train()
         log.append({
             "step": step, "loss": running[0] / max(1, running[1]), "miou": matrix.miou,
@@ -219,14 +325,17 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
         running = [0.0, 0]
         improved = not matrix.miou <= best
         best = matrix.miou if improved else best
-        if improved:
-            save("best.pt")
-        save("last.pt")
         if rank == 0:
             draw_log(out, log, curve)
             pictures.save_png(out / "predictions.png", pictures.predictions(samples, val_set.classes, val_set.palette))
+        if improved:
+            save("best.pt")
+        save("last.pt")  # last: a run killed before this line does all of the above again
 
     samples = TrainingSamples(train_set, augment, seed)
+    if rank == 0:
+        for name in FILES:  # left by a process that was killed while it wrote
+            (out / f"{name}.part").unlink(missing_ok=True)
     if not resume:
         save("last.pt")  # a run can be resumed from its first second on
     model.train()
@@ -238,23 +347,20 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * group["factor"] * learning_rate_factor(step, recipe)
             x = normalise(images, device).contiguous(memory_format=torch.channels_last)
-            try:
-                with autocast:
-                    outputs = network(x)
-            except ValueError as error:  # a network that cannot take this batch says why
-                raise UserError(f"--batch-size {recipe.batch_size}, --crop-size {recipe.crop_size}: {error}") from None
-            loss = segmentation_loss(model, outputs, label.to(device, torch.int64), recipe.aux_weight)
-            value = loss.item()
+            optimizer.zero_grad()
+            with name_the_flag(recipe, device):
+                value = add_gradients(network, model, x, label.to(device, torch.int64), recipe, autocast, scaler)
+            value = over_processes(value, "SUM", device) / world
             if not math.isfinite(value):
                 raise UserError(
                     f"the loss became {value} in step {step}; nothing was learned from it, and {out / 'last.pt'} "
                     f"holds the last good state. A smaller --lr than {recipe.lr:g} is the usual cure"
                 )
-            optimizer.zero_grad()
-            loss.backward()
             if recipe.clip_norm:
+                scaler.unscale_(optimizer)
                 torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             step += 1
             running = [running[0] + value, running[1] + 1]
             curve.append(value)
@@ -264,15 +370,15 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
             bar.set_postfix_str(f"loss {value:.3f}, mIoU {miou}, {rate:.0f} images/s", refresh=False)
             if step % recipe.eval_every == 0 or step == recipe.steps:
                 score()
-            if stop.signal and step < recipe.steps:
+            stopped = int(over_processes(stop.signal or 0, "MAX", device))
+            if stopped and step < recipe.steps:
                 save("last.pt")
-                return stop.signal
+                return stopped
 
     if world > 1:
         torch.distributed.barrier()  # the first process may still be writing
     model.load_state_dict(checkpoint.load(out / "best.pt")["model"])
-    matrix, _ = evaluate(model, val_set, len(val_set.classes), scale=recipe.test_scale, device=device, rank=rank,
-                         world=world)
+    matrix, _ = evaluate(model, val_set, len(val_set.classes), protocol, device, rank, world)
     return matrix
 
 

@@ -1,30 +1,54 @@
 """Datasets, one file each. `load(name, root, split)` is the only door."""
 
+import functools
+
 from common.errors import UserError
 
-NAMES = ("shapes", "camvid", "folder")
-SPLITS = ("train", "val", "test")
+from . import ade20k, camvid, cityscapes, coco_stuff, folder, pascal_context, shapes, voc2012
+
+# Images with labels in each split, as published; None: as many as there are.
+SAMPLES = {
+    "shapes": shapes.LENGTHS,
+    "camvid": {"train": 367, "val": 101, "test": 233},
+    "voc2012": {"train": 1464, "val": 1449, "trainaug": 10582},
+    "ade20k": {"train": 20210, "val": 2000},
+    "cityscapes": {"train": 2975, "val": 500, "test": 1525},
+    "pascal_context59": {"train": 4998, "val": 5105},
+    "pascal_context60": {"train": 4998, "val": 5105},
+    "coco_stuff164k": {"train": 118287, "val": 5000},
+    "coco_stuff10k": {"train": 9000, "val": 1000, "test": 1000},
+    "folder": {"train": None, "val": None, "test": None},
+}
+LOADERS = {
+    "camvid": camvid.load,
+    "voc2012": voc2012.load,
+    "ade20k": ade20k.load,
+    "cityscapes": cityscapes.load,
+    "pascal_context59": functools.partial(pascal_context.load, classes=59),
+    "pascal_context60": functools.partial(pascal_context.load, classes=60),
+    "coco_stuff164k": coco_stuff.load_164k,
+    "coco_stuff10k": coco_stuff.load_10k,
+    "folder": folder.load,
+}
+NAMES = tuple(SAMPLES)
+SPLITS = ("train", "val", "test", "trainaug")
 
 
 def load(name, root=None, split="train", seed=0):
     """A dataset: len, dataset[i] -> (image uint8 [H, W, 3] RGB, label uint8 [H, W], 255 = ignore), and the
-    attributes classes, palette, sample_name(i).
+    attributes classes, palette, sample_name(i); from files also stored_ids (see files.FilePairs).
 
-    name: one of NAMES. root: its folder (not for `shapes`). split: "train", "val" or "test".
-    seed: of the scenes that are made on the fly. Raises UserError.
+    name: one of NAMES. root: its folder (not for `shapes`). split: "train", "val" or "test", for voc2012 also
+    "trainaug". seed: of the scenes that are made on the fly. Raises UserError, also for files without partner.
     """
     if name not in NAMES:
         raise UserError(f"unknown dataset {name!r}; valid: {', '.join(NAMES)}")
-    if split not in SPLITS:
-        raise UserError(f"unknown split {split!r}; valid: {', '.join(SPLITS)}")
+    if split not in SAMPLES[name]:
+        raise UserError(f"unknown split {split!r}; valid: {', '.join(SAMPLES[name])} (what {name} has labels for)")
     if name == "shapes":
-        from .shapes import Shapes
-
-        return Shapes(split, seed)
-    if name == "camvid":
-        from . import camvid
-
-        return camvid.load(root, split)
-    from . import folder
-
-    return folder.load(root, split)
+        return shapes.Shapes(split, seed)
+    dataset = LOADERS[name](root, split)
+    if dataset.missing:
+        more = f" ({len(dataset.missing)} such; `python -m datasets.check {name} {root}` lists them)"
+        raise UserError(dataset.missing[0] + more * (len(dataset.missing) > 1))
+    return dataset

@@ -1,6 +1,10 @@
-"""Reading images and labels from files, and saying which file is to blame when one is wrong."""
+"""Reading images, labels and lists from files, and saying which file is to blame when one is wrong."""
 
-from pathlib import Path
+import json
+import os
+import struct
+import warnings
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -8,28 +12,39 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from common.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+INVALID = 254  # in a table of stored ids: no such id. Never a class where ids are renumbered
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a truncated file must be named, not filled with grey
+
+
+class MissingSplit(UserError):
+    """A split that a copy of the dataset may lack: not everybody has it."""
 
 
 def _open(path):
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on metadata; what cannot be read raises
+            with Image.open(path) as image:
+                image.load()
+                return image
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except (UnidentifiedImageError, Image.DecompressionBombError):
         raise UserError(f"{path} is not an image that can be read") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise UserError(f"cannot read image {path}: {error}") from None
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
+        raise UserError(f"cannot read image {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def read_image(path):
-    """RGB uint8 [H, W, 3]. Grey, palette, CMYK and transparent files are converted; 16-bit ones are refused."""
+    """RGB uint8 [H, W, 3]. Grey, palette, CMYK and transparent files are converted; 16-bit ones are refused.
+
+    A camera's orientation mark is not applied: the label belongs to the pixels as they are stored.
+    """
     image = _open(path)
     if image.mode.startswith("I") or image.mode == "F":
         raise UserError(f"{path} has mode {image.mode} (more than 8 bits); save it with 8 bits per channel")
-    return np.array(image.convert("RGB"))  # a copy: torch wants writable arrays
+    image.info.pop("transparency", None)  # with it, a palette image would convert with a warning
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # a copy: torch wants writable arrays
 
 
 def read_label(path):
@@ -44,13 +59,40 @@ def read_label(path):
 class FilePairs:
     """Images and labels as pairs of files: what every dataset on disk comes down to.
 
-    pairs: list of (image path, label path). classes: names. palette: RGB triples.
-    table: 256 entries that map stored ids to 0..len(classes)-1 or 255 = ignore; None to keep them.
+    pairs: list of (image path, label path). Those of which a file is missing are left out of `self.pairs`;
+        `self.missing` has a line about each. source: the list that named them, if one did.
+    classes: names of the K classes. palette: K RGB triples.
+    stored_ids: uint8 [K], what class k is called in the label files, for predictions in the dataset's own ids;
+        default 0 to K - 1. ignored: further ids that become 255, as 255 itself always does.
+    read_label: function from a label's path to its stored ids, uint8 [H, W].
     """
 
-    def __init__(self, pairs, classes, palette, table=None):
-        self.pairs, self.classes, self.palette = pairs, tuple(classes), [tuple(colour) for colour in palette]
-        self.table = np.arange(256, dtype=np.uint8) if table is None else np.asarray(table, dtype=np.uint8)
+    def __init__(self, pairs, classes, palette, stored_ids=None, ignored=(), read_label=read_label, source=None):
+        self.classes, self.palette = tuple(classes), [tuple(colour) for colour in palette]
+        self.read_label = read_label
+        self.stored_ids = np.arange(len(classes)) if stored_ids is None else np.asarray(stored_ids)
+        self.stored_ids = self.stored_ids.astype(np.uint8)
+        self.table = np.full(256, INVALID, dtype=np.uint8)
+        self.table[[*ignored, 255]] = 255
+        self.table[self.stored_ids] = np.arange(len(classes))
+        self.pairs, self.missing = [], []
+        folders = {}  # one look into each folder, not two questions per pair: data often lie on network disks
+        for image, label in pairs:
+            there = []
+            for path in (image, label):
+                folder, name = os.path.split(path)
+                if folder not in folders:
+                    folders[folder] = set(list_folder(folder))
+                # Not every file system spells a name with accents as the list does, hence the question.
+                there.append(name in folders[folder] or os.path.lexists(path))
+            if all(there):
+                self.pairs.append((image, label))
+            elif there[0]:
+                self.missing.append(f"{image} has no label {label}")
+            elif there[1]:
+                self.missing.append(f"{label} has no image of that name in {image.parent}")
+            else:
+                self.missing.append(f"{source or 'the list'} names {image.stem}: found neither {image} nor {label}")
 
     def __len__(self):
         return len(self.pairs)
@@ -58,17 +100,21 @@ class FilePairs:
     def __getitem__(self, index):
         """(image uint8 [H, W, 3], label uint8 [H, W]). Raises UserError that names the file at fault."""
         image_path, label_path = self.pairs[index]
-        image, label = read_image(image_path), self.table[read_label(label_path)]
-        if image.shape[:2] != label.shape:
-            sizes = f"{image.shape[1]}x{image.shape[0]} and {label.shape[1]}x{label.shape[0]}"
+        image, stored = read_image(image_path), self.read_label(label_path)
+        if image.shape[:2] != stored.shape:
+            sizes = f"{image.shape[1]}x{image.shape[0]} and {stored.shape[1]}x{stored.shape[0]}"
             raise UserError(f"{image_path} and {label_path} differ in size ({sizes})")
-        wrong = (label >= len(self.classes)) & (label != 255)
-        if wrong.any():
-            raise UserError(
-                f"{label_path} contains the value {int(label[wrong][0])}; "
-                f"valid are 0 to {len(self.classes) - 1} and 255 = ignore"
-            )
+        label = np.take(self.table, stored)
+        if (label + np.uint8(1)).max() > len(self.classes):  # in 8 bits 255 + 1 is 0, so only wrong ids are above
+            value = stored[(label >= len(self.classes)) & (label != 255)][0]
+            raise UserError(f"{label_path} contains the value {value}; valid are {self._valid()} and 255 = ignore")
         return image, label
+
+    def _valid(self):
+        """The stored ids below 255 as text: "0 to 10, 12 to 20"."""
+        ids = [i for i in range(255) if self.table[i] < len(self.classes) or self.table[i] == 255]
+        runs = np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1)
+        return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
     def sample_name(self, index):
         """The image's file name without its ending."""
@@ -80,6 +126,83 @@ def existing_folder(path, flag="--data"):
     if path is None:
         raise UserError(f"this dataset lies on disk: give its folder with {flag} PATH")
     path = Path(path)
-    if not path.is_dir():
+    if os.path.isfile(path):  # unlike Path.is_file, never an error
+        raise UserError(f"{flag} {path} is a file; unpack it and give the folder")
+    if not os.path.isdir(path):
         raise UserError(f"{flag} {path}: no such folder")
     return path
+
+
+def find_folder(root, names, *markers):
+    """`root` itself or the folder of one of these names in it: the first one that holds one of the markers."""
+    root = existing_folder(root)
+    for marker in markers:
+        for folder in (root, *(root / name for name in names)):
+            if os.path.exists(folder / marker):
+                return folder
+    raise UserError(f"--data {root}: {' or '.join(markers)} is missing; looked there and in {', '.join(names)}")
+
+
+def list_folder(path):
+    """Names of the files in a folder; those of the system (.DS_Store, ._a.jpg) are left out. Raises UserError."""
+    try:
+        return [name for name in os.listdir(path) if not name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"cannot read the folder {path}: {error.strerror}") from None
+
+
+def pair_up(images, labels, image_endings, label_ending):
+    """Pairs of the files in two folders whose names agree but for the endings, sorted by name, as FilePairs wants
+    them: a file without partner is paired with the name that its partner should have."""
+    found = []
+    for folder, endings in ((images, image_endings), (labels, (label_ending,))):
+        files = {}
+        for name in sorted(list_folder(folder)):
+            for ending in endings:
+                if name.lower().endswith(ending.lower()):
+                    stem = name[: -len(ending)]
+                    if stem in files:
+                        raise UserError(f"{folder} holds both {files[stem]} and {name}: one name, one file")
+                    files[stem] = name
+        if not files:
+            raise UserError(f"{folder} holds no files that end in {', '.join(endings)}")
+        found.append(files)
+    images_of, labels_of = found
+    return [
+        (images / images_of.get(stem, stem + image_endings[0]), labels / labels_of.get(stem, stem + label_ending))
+        for stem in sorted(images_of.keys() | labels_of.keys())
+    ]
+
+
+def read_list(path):
+    """The lines of a list file without blank ones; a byte order mark and Windows line ends do not matter."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file in UTF-8") from None
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
+        raise UserError(f"{path} is empty")
+    return lines
+
+
+def read_pairs(path, root):
+    """A list with lines "image label" as pairs of paths in `root`. Only the last two parts of a path count: lists
+    start theirs with "/" or with folders of their authors."""
+    pairs = []
+    for line in read_list(path):
+        words = line.split()
+        # Both names are the same but for the endings, so a name with a space has it twice.
+        half = len(words) // 2
+        if len(words) % 2:
+            raise UserError(f"{path}: wanted 'image label', found {line!r}")
+        columns = " ".join(words[:half]), " ".join(words[half:])
+        pairs.append(tuple(root.joinpath(*PurePosixPath(column).parts[-2:]) for column in columns))
+    return pairs
+
+
+def class_table(name):
+    """The content of datasets/classes/NAME.json: names, palette and, for some, ids = what they are called on disk."""
+    return json.loads((Path(__file__).parent / "classes" / f"{name}.json").read_text(encoding="utf-8"))

@@ -116,6 +116,7 @@ class Shapes:
 
     classes = CLASSES
     palette = PALETTE
+    stored_ids = np.arange(len(CLASSES), dtype=np.uint8)
 
     def __init__(self, split="train", seed=0, height=128, width=128):
         self.split, self.seed, self.height, self.width = split, seed, height, width

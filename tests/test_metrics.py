@@ -1,5 +1,7 @@
 """The score: bit-identical to a plain loop, and right in the corners where implementations differ."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -87,3 +89,20 @@ def test_wrong_values_are_named(prediction, label, message):
 def test_merge_of_different_sizes():
     with pytest.raises(ValueError, match="3 classes into 2"):
         ConfusionMatrix(2).merge(ConfusionMatrix(3))
+
+
+def test_three_conventions_for_absent_classes():
+    """Classes: 0 half right, 1 never labelled but predicted, 2 right, 3 absent."""
+    matrix = ConfusionMatrix(4).update(np.array([0, 1, 2, 2]), np.array([0, 0, 2, 2]))
+    assert matrix.miou == pytest.approx((0.5 + 0 + 1) / 3)
+    assert matrix.mean_iou(absent=0) == pytest.approx((0.5 + 0 + 1 + 0) / 4)
+    assert matrix.mean_iou(labelled_only=True) == pytest.approx((0.5 + 1) / 2)
+    assert "left out: 1 of 4 classes" in matrix.table("abcd") and f"{1.5 / 4:.1%}" in matrix.table("abcd")
+    assert math.isnan(ConfusionMatrix(4).mean_iou(absent=float("nan"))) and ConfusionMatrix(4).mean_iou(absent=0) == 0
+
+
+def test_the_published_check_of_ade20k():
+    """The benchmark's kit: labels as their own predictions, 15 of 150 classes in them: 0.1000 under its convention."""
+    label = np.arange(15)
+    matrix = ConfusionMatrix(150).update(label, label)
+    assert matrix.mean_iou(absent=0) == pytest.approx(0.1) and matrix.miou == 1 and matrix.pixel_accuracy == 1

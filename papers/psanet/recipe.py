@@ -1,19 +1,28 @@
-"""How PSANet is trained: numbers only.
+"""How PSANet is trained and tested: numbers only.
 
 ade20k, voc2012 and cityscapes are those of the authors' PyTorch code: SGD with ten times the rate for everything
 that is not the backbone, poly schedule, weight decay on all parameters. `shapes`, `camvid` and `default` are ours.
+
+Tests, too, are those of the PyTorch code: windows of the training crop, probabilities averaged, every window together
+with its mirror image, also where the paper says "single scale". Its multi-scale numbers take the six scales 0.5 to 1.75.
 """
 
+from common.inference import Protocol
 from common.training import Recipe
 
 
-def official(steps, crop_size):
+def official(steps, crop_size, train_split="train"):
     """The authors' settings, which differ between datasets in the length and in the crop only."""
     return Recipe(
         steps=steps, batch_size=16, crop_size=crop_size, optimizer="sgd", lr=0.01, head_lr=10.0, momentum=0.9,
-        weight_decay=1e-4, schedule="poly", power=0.9, aux_weight=0.4, scale=(0.5, 2.0), flip=True,
-        eval_every=steps // 10,
+        weight_decay=1e-4, schedule="poly", power=0.9, aux_weight=0.4, scale=(0.5, 2.0), rotate=10.0, blur=True,
+        flip=True, eval_every=steps // 10, train_split=train_split,
     )
+
+
+def windows(crop, base):
+    """The authors' test: the long side resized to `base`."""
+    return Protocol(fit=(base, base), crop=crop, flip=True, average="probabilities", centre=True)
 
 
 RECIPES = {
@@ -23,7 +32,9 @@ RECIPES = {
         scale=(0.6, 1.6), colour=0.3, eval_every=500,
     ),
     "ade20k": official(steps=126300, crop_size=465),  # 100 epochs
-    "voc2012": official(steps=33050, crop_size=465),  # 50 epochs of the augmented training set
+    "voc2012": official(steps=33050, crop_size=465, train_split="trainaug"),  # 50 epochs
     "cityscapes": official(steps=37200, crop_size=705),  # 200 epochs
     "default": official(steps=40000, crop_size=465),
 }
+
+PROTOCOLS = {"ade20k": windows(465, 512), "voc2012": windows(465, 512), "cityscapes": windows(705, 2048)}
