@@ -30,11 +30,18 @@ test: setup      ## run every test
 faults: setup    ## plant known mistakes in the papers' code and see that the tests catch each of them
 	$(RUN) -m tests.faults $(ARGS)
 
+torture: setup   ## kill training 20 times, also while it writes, and compare with an uninterrupted run bit by bit
+	$(RUN) -m tests.torture $(ARGS)
+
 bench: setup     ## time and memory against full attention and the official form; PAPER=pan for another than pysa
 	$(RUN) -m bench.$(PAPER) $(ARGS)
 
 shapes-table: setup    ## train the table of the front page: with and without context, three seeds (about an hour)
 	$(RUN) -m bench.shapes_table $(ARGS)
+
+pictures: setup  ## draw what trained networks look at and how far they see; trains what is missing, minutes each
+	$(RUN) -m bench.attention
+	$(RUN) -m bench.receptive_field --train
 
 camvid: setup    ## train PySA on CamVid and print its table; DATA=folder of CamVid (half an hour)
 	$(RUN) -m bench.camvid --data $(DATA) $(ARGS)
@@ -46,5 +53,5 @@ clean:           ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train test faults bench shapes-table camvid links clean
+.PHONY: help setup train test faults torture bench shapes-table pictures camvid links clean
 .DEFAULT_GOAL := help

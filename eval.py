@@ -144,7 +144,7 @@ def segment(model, config, arguments, protocol, out, device):
 
 
 def look(model, config, arguments, protocol, out, device):
-    """Draw what the network looks at when it decides about one pixel; returns nothing, prints the picture's name."""
+    """Write a picture of what the network looks at when it decides about one pixel."""
     if arguments.protocol != "whole" or len(protocol.scales) > 1:
         raise UserError("--attention shows one pass over the whole image: --protocol whole, at most one of --scales")
     if arguments.image:

@@ -1,6 +1,7 @@
 """Pictures of what a network does, drawn with Pillow: predictions beside the truth, curves of a run."""
 
 import io
+import textwrap
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -123,4 +124,115 @@ def curves(panels, width=460, height=300):
                 draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
             draw.text((right, bottom - 20 - 16 * index), name, fill=colour, font=font(13), anchor="ra")
         draw.text((right, height - 4), "step", fill=INK, font=font(11), anchor="rs")
+    return canvas
+
+
+# ------------------------------------------------------------------------------------------ what a network looks at
+
+# From little to much, for colour-blind readers and in grey too (five stops of matplotlib's "plasma").
+INTENSITY = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)])
+SIDE, FOOT = 200, 24  # of a panel: most pixels of its picture per side, height of the legend below it
+
+
+def intensity(values):
+    """Numbers 0 .. 1 of any shape -> RGB uint8 [..., 3], dark blue to yellow."""
+    stops = np.linspace(0, 1, len(INTENSITY))
+    return np.stack([np.interp(values, stops, channel) for channel in INTENSITY.T], axis=-1).astype(np.uint8)
+
+
+def backdrop(image):
+    """The image in a few pale greys, uint8 [H, W, 3]: what colours are drawn over."""
+    return (image.mean(-1, keepdims=True) // 16 * 8 + 100).astype(np.uint8).repeat(3, axis=-1)
+
+
+def plain_panel(image, pixel=None):
+    """An RGB array [H, W, 3] scaled to fit SIDE x SIDE, with room below; pixel: (row, column) to mark with a ring."""
+    factor = SIDE / max(image.shape[:2])
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    canvas = Image.new("RGB", (SIDE, height + FOOT), PAPER)
+    smooth = Image.Resampling.BOX if factor < 1 else Image.Resampling.NEAREST
+    canvas.paste(Image.fromarray(image).resize((width, height), smooth))
+    if pixel is not None:
+        y, x = ((p + 0.5) * factor for p in pixel)
+        for radius, colour, thick in ((8, INK, 4), (7, PAPER, 2)):
+            box = (x - radius, y - radius, x + radius, y + radius)
+            ImageDraw.Draw(canvas).ellipse(box, outline=colour, width=thick)
+    return canvas
+
+
+def panel(image, values, pixel=None):
+    """One panel of `common.attention.look`: a map as colours over the image, points as circles over it, or bars."""
+    if isinstance(values, dict):
+        return points_panel(image, values, pixel)
+    return bars_panel(values) if values.ndim == 1 else map_panel(image, values, pixel)
+
+
+def map_panel(image, values, pixel=None, labels=None):
+    """values [h, w] >= 0 in colours over the image, the largest in yellow; no colour where exactly 0. Below, the scale:
+    its two labels, by default 0 and the largest value."""
+    rows, columns = (np.arange(n) * values.shape[axis] // n for axis, n in enumerate(image.shape[:2]))
+    pale, fine = backdrop(image), values[rows[:, None], columns][..., None]
+    colours = pale * 0.3 + intensity(fine[..., 0] / max(values.max(), 1e-30)) * 0.7
+    canvas = plain_panel(np.where(fine > 0, colours, pale).astype(np.uint8), pixel)
+    draw, low, high = ImageDraw.Draw(canvas), *(labels or ("0", f"{values.max():.2g}"))
+    left, right, y = 6 + font(12).getlength(low), SIDE - 6 - font(12).getlength(high), canvas.height - FOOT
+    scale = intensity(np.linspace(0, 1, round(right - left))[None].repeat(10, 0))
+    canvas.paste(Image.fromarray(scale), (round(left), y + 7))
+    draw.text((0, y + 4), low, fill=INK, font=font(12))
+    draw.text((SIDE, y + 4), high, fill=INK, font=font(12), anchor="ra")
+    return canvas
+
+
+def points_panel(image, groups, pixel=None):
+    """{name: points [n, 3]} as circles over the image, one colour per name; (x, y) are fractions of its sides, the
+    area of a circle is the point's weight. Points outside the image are not drawn."""
+    canvas = plain_panel(backdrop(image), pixel)
+    draw, left, (height, width) = ImageDraw.Draw(canvas), 0, image.shape[:2]
+    for (name, points), colour in zip(groups.items(), SERIES):
+        for x, y, weight in points[((points[:, :2] >= 0) & (points[:, :2] <= 1)).all(1)]:
+            x, y = (SIDE * part * side / max(width, height) for part, side in ((x, width), (y, height)))
+            radius = max(1.0, SIDE * 0.16 * weight**0.5)
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=2)
+    top = canvas.height - FOOT
+    draw.rectangle((0, top, SIDE, canvas.height), fill=PAPER)  # over what reached beyond the image
+    for name, colour in zip(groups, SERIES):
+        draw.ellipse((left, top + 8, left + 8, top + 16), fill=colour)
+        draw.text((left + 12, top + 4), name, fill=INK, font=font(12))
+        left += 22 + font(12).getlength(name)
+    return canvas
+
+
+def bars_panel(values):
+    """A vector [n] as bars from zero, the largest first."""
+    canvas, values = Image.new("RGB", (SIDE, SIDE + FOOT), PAPER), np.sort(values)[::-1]
+    draw, left, high, low = ImageDraw.Draw(canvas), 34, max(values[0], 1e-30), min(values[-1], 0)
+    zero = SIDE * high / (high - low)
+    for x in range(left, SIDE):
+        value = values[(x - left) * len(values) // (SIDE - left)]
+        draw.line((x, zero, x, zero - SIDE * value / (high - low)), fill=SERIES[0])
+    draw.line((left, zero, SIDE, zero), fill=INK)
+    draw.text((left - 4, 0), f"{high:.2g}", fill=INK, font=font(12), anchor="ra")
+    draw.text((left - 4, zero), "0", fill=INK, font=font(12), anchor="rb")
+    draw.text((left, SIDE + 4), f"{len(values)} channels, sorted", fill=INK, font=font(12))
+    return canvas
+
+
+def sheet(heading, rows, classes=None, palette=None, gap=14):
+    """A page of panels: a heading, then rows of (caption, panel), then with `classes` their legend."""
+    width = max(3, max(map(len, rows))) * (SIDE + gap) + gap
+    heading = textwrap.fill(heading, (width - 2 * gap) // 7)
+    rows = [[(textwrap.fill(caption, 30), picture) for caption, picture in row] for row in rows]
+    captions = [17 * max(caption.count("\n") + 1 for caption, _ in row) + 6 for row in rows]
+    heights = [above + max(p.height for _, p in row) + gap for above, row in zip(captions, rows)]
+    key = legend(classes, palette, width) if classes else Image.new("RGB", (1, 1), PAPER)
+    y = 22 + 19 * (heading.count("\n") + 1)
+    canvas = Image.new("RGB", (width, y + sum(heights) + key.height), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.multiline_text((gap, 10), heading, fill=INK, font=font(14))
+    for row, above, height in zip(rows, captions, heights):
+        for number, (caption, picture) in enumerate(row):
+            draw.multiline_text((gap + number * (SIDE + gap), y), caption, fill=INK, font=font(13))
+            canvas.paste(picture, (gap + number * (SIDE + gap), y + above))
+        y += height
+    canvas.paste(key, (gap // 2, y))
     return canvas

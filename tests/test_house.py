@@ -72,7 +72,7 @@ def test_common_is_small():
         )
         code = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line.strip()[0] != "#"]
         lines += len(code) - docs
-    assert lines < 700
+    assert lines < 900
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
