@@ -1,12 +1,12 @@
 """python -m bench.cost: what each paper's mechanism costs, beside full self-attention, on growing maps.
 
 Every mechanism maps [1, 256, side, side] to the same shape. Printed and written to docs/cost.csv: parameters,
-multiply-adds, median time and extra peak memory, forward and forward + backward; drawn in docs/cost.png. The exponent is
-the slope of the time over the number of pixels between the two largest maps, both as logarithms: 1 is linear, 2 is every pixel
-with every pixel. One thread of a CPU, or with --device cuda a GPU (then docs/cost-cuda.csv and .png).
+multiply-adds, median time and extra peak memory, forward and forward + backward; drawn in docs/cost.png. The exponent
+is the slope of the time over the number of pixels between the two largest maps, both as logarithms: 1 is linear, 2 is
+every pixel with every pixel. One thread of a CPU, or with --device cuda a GPU (then docs/cost-cuda.csv and .png).
 
   mechanisms: full = PyTorch's fused attention, 8 heads. pysa = four levels in series. unept = one level, 8 heads of 16
-  points. pan = feature pyramid attention. psanet = collect and distribute, not shrunk. lrformer = its attention, 16 x 16.
+  points. pan = feature pyramid attention. psanet = collect and distribute, not shrunk. lrformer = on a 16 x 16 grid.
 """
 
 import argparse

@@ -148,7 +148,7 @@ def in_window(places, start, crop):
 
 
 def interpolate(x, places):
-    """Linear interpolation along the rows of a window in a surrounding of zeros: [K, h, w], float64 [n] -> [K, n, w]."""
+    """Linear interpolation along the columns of a window surrounded by zeros: [K, h, w], float64 [n] -> [K, n, w]."""
     lower = places.floor().long()
     x = F.pad(x, (0, 0, 1, 1))
     fraction = (places - lower).to(x)[:, None]

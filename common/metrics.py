@@ -15,8 +15,8 @@ class ConfusionMatrix:
     What becomes of classes that do not occur is the one thing on which evaluation codes differ. On the complete
     validation sets every class occurs and they agree; on subsets and in training logs they do not:
 
-    - neither labelled nor predicted: left out of the mean by Cityscapes' scripts, mmsegmentation (UN-EPT, LRFormer), and
-      here (IoU NaN, `miou`); counted as 0 by semseg (PSANet) and ADE20K's own kit: `mean_iou(absent=0)`;
+    - neither labelled nor predicted: left out of the mean by Cityscapes' scripts, by mmsegmentation (UN-EPT,
+      LRFormer), and here (IoU NaN, `miou`); counted as 0 by semseg (PSANet) and ADE20K's own kit: `mean_iou(absent=0)`;
     - predicted somewhere but never labelled: IoU 0, and counted, by all of them but COCO-Stuff's script, which leaves
       out whatever is not labelled: `mean_iou(labelled_only=True)`.
     """
@@ -82,5 +82,8 @@ class ConfusionMatrix:
         lines.append(f"{'mean'.ljust(width)}  {self.miou:5.1%}   pixel accuracy {self.pixel_accuracy:.1%}")
         missing = int(np.isnan(self.iou).sum())
         if missing:
-            lines.append(f"left out: {missing} of {len(classes)} classes, which do not occur; counted as 0: {self.mean_iou(absent=0):.1%}")
+            lines.append(
+                f"left out: {missing} of {len(classes)} classes, which do not occur; counted as 0: "
+                f"{self.mean_iou(absent=0):.1%}"
+            )
         return "\n".join(lines)

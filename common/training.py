@@ -351,14 +351,15 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
             with name_the_flag(recipe, device):
                 value = add_gradients(network, model, x, label.to(device, torch.int64), recipe, autocast, scaler)
             value = over_processes(value, "SUM", device) / world
-            if not math.isfinite(value):
+            scaler.unscale_(optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm or math.inf).item()
+            # With a loss scale infinite gradients are part of the game: the step is skipped, the scale lowered.
+            if not math.isfinite(value) or not (scaler.is_enabled() or math.isfinite(norm)):
                 raise UserError(
-                    f"the loss became {value} in step {step}; nothing was learned from it, and {out / 'last.pt'} "
-                    f"holds the last good state. A smaller --lr than {recipe.lr:g} is the usual cure"
+                    f"the loss became {value}, the norm of its gradient {norm}, in step {step}; nothing was learned "
+                    f"from it, and {out / 'last.pt'} holds the last good state. A smaller --lr than {recipe.lr:g} is "
+                    "the usual cure"
                 )
-            if recipe.clip_norm:
-                scaler.unscale_(optimizer)
-                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
             scaler.step(optimizer)
             scaler.update()
             step += 1

@@ -110,7 +110,8 @@ def random_colour(image, rng, strength):
 
 def photometric_distortion(image, rng):
     """The distortion of SSD (Liu et al., 2016) as mmsegmentation has it, each step every second time: brightness
-    + -32 .. 32, contrast * 0.5 .. 1.5 (before or after the next two), saturation * 0.5 .. 1.5, hue + -36 .. 34 degrees."""
+    + -32 .. 32, contrast * 0.5 .. 1.5 (before or after the next two), saturation * 0.5 .. 1.5, hue + -36 .. 34
+    degrees."""
     def change(x, factor=1.0, offset=0.0):
         return (x * np.float32(factor) + np.float32(offset)).clip(0, 255).astype(np.uint8)
 

@@ -120,8 +120,8 @@ FAULTS = [
     ),
     (
         "directions point outwards",
-        "y = torch.arange(height, device=step.device)[:, None] + step[..., 0]",
-        "y = torch.arange(height, device=step.device)[:, None] - step[..., 0]",
+        "y = torch.arange(height, device=logits.device)[:, None] + step[..., 0]",
+        "y = torch.arange(height, device=logits.device)[:, None] - step[..., 0]",
     ),
     (
         "boundary by probability in the refinement",
@@ -142,8 +142,8 @@ FAULTS = [
     ),
     (
         "the refined term compares with the pixel's own scores",
-        "own_class + inner_neighbours(mask_logits, direction_logits)",
-        "own_class + torch.arange(pixels)",
+        "cross_entropy(refine(logits, mask_logits, direction_logits), label)",
+        "cross_entropy(logits, label)",
     ),
     (
         "direction loss on all pixels",

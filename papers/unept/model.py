@@ -8,6 +8,7 @@ of D = C / M channels, L levels, N points per level and head. Sizes are (H, W), 
 """
 
 import inspect
+import itertools
 import math
 import warnings
 
@@ -321,36 +322,23 @@ def boundary_targets(label, reach=9):
     hollow = small | void  # such regions have no inside
     depth = boundary_depth(label, reach).masked_fill(hollow, 0)
 
-    # The slope of the depth where it decides something, by a 5x5 filter that sees the own class only.
-    near = (depth > 0) & (depth.floor() <= reach - 4)
+    # The slope of the depth, by a 5x5 filter that sees the own class only.
+    height, width = label.shape[1:]
     labels, depths = F.pad(label.short(), (2, 2, 2, 2), value=-1), F.pad(depth, (2, 2, 2, 2))
-    image, y, x = near.nonzero(as_tuple=True)
-    height, width = labels.shape[1:]
-    own = (image * height + y + 2) * width + x + 2  # [n], in the padded maps
-    steps = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if dy or dx]
-    others = own[:, None] + torch.tensor([dy * width + dx for dy, dx in steps], device=own.device)  # [n, 24]
-    inside = depths.flatten()[others] * (labels.flatten()[others] == labels.flatten()[own][:, None])
-    filters = [(dy / (dy * dy + dx * dx), dx / (dy * dy + dx * dx)) for dy, dx in steps]
-    down, across = (inside @ inside.new_tensor(filters)).unbind(1)  # each [n]
+    down, across = torch.zeros_like(depth), torch.zeros_like(depth)
+    for dy, dx in itertools.product(range(-2, 3), repeat=2):
+        if dy or dx:
+            there = (..., slice(dy + 2, dy + 2 + height), slice(dx + 2, dx + 2 + width))
+            inside = depths[there].masked_fill(labels[there] != label, 0)
+            down.add_(inside, alpha=dy / (dy * dy + dx * dx))
+            across.add_(inside, alpha=dx / (dy * dy + dx * dx))
     # The published targets store angles as bytes, in steps of two degrees, rounded down.
     angle = 2 * ((torch.rad2deg(torch.atan2(down, across)) + 180) / 2).floor() - 180
-    direction = torch.full_like(label, VOID, dtype=torch.int64)
-    direction[near] = ((angle + 180 - 22.5) / 45).ceil().long() % 8
-    direction = direction.masked_fill(hollow, 4).masked_fill(void, VOID)  # no inside: angle 0 there
+    direction = ((angle + 180 - 22.5) / 45).ceil().long() % 8
+    direction = direction.masked_fill(hollow, 4)  # no inside: angle 0 there
+    direction = direction.masked_fill(void | (depth.floor() > reach - 4), VOID)
     mask = (depth.floor() <= 5).long().masked_fill(void, VOID)  # Eq. (9)
     return mask, direction
-
-
-def inner_neighbours(mask_logits, direction_logits):
-    """Index of the pixel whose scores each pixel takes over, [B, H*W]: its own, or that of the neighbour in the
-    predicted direction where a boundary is predicted."""
-    batch, _, height, width = mask_logits.shape
-    steps = torch.tensor(STEPS, device=mask_logits.device)
-    # The released code compares the logit, not the probability, with one half.
-    step = steps[direction_logits.argmax(1)] * (mask_logits[:, 1] > 0.5)[..., None]  # [B, H, W, 2]
-    y = torch.arange(height, device=step.device)[:, None] + step[..., 0]
-    x = torch.arange(width, device=step.device) + step[..., 1]
-    return (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)
 
 
 def refine(logits, mask_logits, direction_logits):
@@ -358,43 +346,38 @@ def refine(logits, mask_logits, direction_logits):
 
     logits: [B, K, H, W]; mask_logits: [B, 2, H, W]; direction_logits: [B, 8, H, W] -> [B, K, H, W]. No gradient
     reaches the mask and the direction: steps are whole pixels."""
-    index = inner_neighbours(mask_logits, direction_logits)[:, None].expand(-1, logits.shape[1], -1)
+    height, width = logits.shape[2:]
+    steps = torch.tensor(STEPS, device=logits.device)
+    # The released code compares the logit, not the probability, with one half.
+    step = steps[direction_logits.argmax(1)] * (mask_logits[:, 1] > 0.5)[..., None]  # [B, H, W, 2]
+    y = torch.arange(height, device=logits.device)[:, None] + step[..., 0]
+    x = torch.arange(width, device=logits.device) + step[..., 1]
+    source = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)  # [B, H*W]
+    index = source[:, None].expand(-1, logits.shape[1], -1)  # [B, K, H*W]
     return logits.flatten(2).gather(2, index).view_as(logits)  # Eq. (10)
 
 
-def boundary_loss(logits, mask_logits, direction_logits, label, targets=None, pixel_weight=None):
+def boundary_loss(logits, mask_logits, direction_logits, label, cross_entropy, targets=None):
     """Eq. (11): the four terms as a dictionary, before their weights; all logits at the size of the label.
 
-    targets: (mask, direction) as of `boundary_targets`, made from the label if None. pixel_weight: what one valid
-    pixel counts in the two segmentation terms, 1 / number of valid pixels if None.
-
-    The refined scores are never formed: their log-probability at a pixel is that of the inner neighbour, so one
-    log-softmax and one number per pixel and term are enough.
+    cross_entropy(scores, label) -> scalar: the mean over pixels for the two segmentation terms.
+    targets: (mask, direction) as of `boundary_targets`, made from the label if None.
     """
     mask, direction = boundary_targets(label) if targets is None else targets
-    full = torch.promote_types(logits.dtype, torch.float32)  # losses are never taken in half precision
-    valid = (label != VOID).flatten(1)  # [B, H*W]
-    if pixel_weight is None:
-        pixel_weight = 1 / valid.sum().clamp(min=1).to(full)
-    surprise = -logits.log_softmax(1, dtype=full).flatten(1)  # [B, K*H*W]
-    pixels = valid.shape[1]
-    own_class = label.flatten(1).where(valid, 0) * pixels  # [B, H*W]
-    own = surprise.gather(1, own_class + torch.arange(pixels, device=label.device))
-    inner = surprise.gather(1, own_class + inner_neighbours(mask_logits, direction_logits))
-
     # Directions count where a boundary is *predicted*: by probability this time, again as released.
     direction = direction.where(mask_logits[:, 1] > mask_logits[:, 0], VOID)
     return {  # Eq. (11)
-        "segmentation": (own * valid).sum() * pixel_weight,
-        "mask": balanced_cross_entropy(mask_logits.to(full), mask),
-        "direction": balanced_cross_entropy(direction_logits.to(full), direction),
-        "refined": (inner * valid).sum() * pixel_weight,
+        "segmentation": cross_entropy(logits, label),
+        "mask": balanced_cross_entropy(mask_logits, mask),
+        "direction": balanced_cross_entropy(direction_logits, direction),
+        "refined": cross_entropy(refine(logits, mask_logits, direction_logits), label),
     }
 
 
 def balanced_cross_entropy(scores, target):
     """Weighted mean in which a class weighs 1 minus its share of the valid pixels. 0 where the weights sum to 0:
     no valid pixel, or a single class. scores: [B, K, H, W], target: int64 [B, H, W], 255 = void -> scalar."""
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # losses are never taken in half precision
     counts = torch.bincount(target[target != VOID], minlength=scores.shape[1]).to(scores)
     weights = 1 - counts / counts.sum().clamp(min=1)
     total = F.cross_entropy(scores, target, weights, ignore_index=VOID, reduction="sum")
@@ -643,13 +626,8 @@ class UNEPT(nn.Module):
         [B, H, W], 255 = void; cross_entropy(scores, label) -> scalar: the caller's mean over pixels."""
         if "mask" not in outputs:
             return cross_entropy(outputs["out"], label)
-        # Over which pixels (and processes) a mean goes is the caller's business. Scores that know nothing cost
-        # log 2 per valid pixel, which tells what one pixel counts.
-        valid = label != VOID
-        nothing = outputs["out"].new_zeros(len(label), 2, *label.shape[1:])
-        pixel_weight = cross_entropy(nothing, label.masked_fill(valid, 0)) / (math.log(2) * valid.sum().clamp(min=1))
         mask, direction = (enlarge(outputs[name], label.shape[1:]) for name in ("mask", "direction"))
-        terms = boundary_loss(outputs["out"], mask, direction, label, pixel_weight=pixel_weight)
+        terms = boundary_loss(outputs["out"], mask, direction, label, cross_entropy)
         return sum(LOSS_WEIGHTS[name] * term for name, term in terms.items())
 
 
@@ -678,7 +656,10 @@ def check(option, value, valid):
 
 
 PRESETS = {
-    "tiny": dict(backbone="tiny", img_size=128, channels=64, heads=4, points=4, depth=1, hidden=128, dropout=0.0),
+    # Without boundary heads, whose loss outweighs all else in the few steps of a laptop; see paper.md.
+    "tiny": dict(
+        backbone="tiny", img_size=128, channels=64, heads=8, points=4, depth=1, hidden=128, dropout=0.0, boundary=False
+    ),
     "resnet50": dict(backbone="resnet50"),
     "deit": dict(backbone="deit"),
     "deit_cityscapes": dict(backbone="deit", img_size=768),

@@ -201,20 +201,22 @@ def refine(logits, mask_logits, direction_logits):
     return torch.stack(refined).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
-def boundary_loss(logits, mask_logits, direction_logits, label, targets=None, pixel_weight=None):
+def boundary_loss(logits, mask_logits, direction_logits, label, targets=None):
     """Eq. (11): the four terms as a dictionary, before their weights; all logits at the size of the label.
 
-    targets: (mask, direction) as of `boundary_targets`, made from the label if None. pixel_weight: what one valid
-    pixel counts in the two segmentation terms, 1 / number of valid pixels if None."""
+    targets: (mask, direction) as of `boundary_targets`, made from the label if None. The two segmentation terms are
+    means over the valid pixels, 0 if there is none."""
     mask, direction = boundary_targets(label) if targets is None else targets
     pixels = [(b, y, x) for b in range(len(label)) for y in range(label.shape[1]) for x in range(label.shape[2])]
     valid = [p for p in pixels if label[p] != 255]
-    pixel_weight = 1 / max(1, len(valid)) if pixel_weight is None else pixel_weight
     refined = refine(logits, mask_logits, direction_logits)
 
     def surprise(scores, p, target):  # minus the log-probability of the target at pixel p = (b, y, x)
         scores = scores[p[0], :, p[1], p[2]]
         return torch.log(torch.exp(scores - scores.max()).sum()) + scores.max() - scores[target]
+
+    def mean(scores):
+        return sum((surprise(scores, p, label[p]) for p in valid), 0 * scores.sum()) / max(1, len(valid))
 
     def balanced(scores, target, pixels):
         """Weighted cross-entropy, each class weighing 1 minus its share of the pixels."""
@@ -227,8 +229,8 @@ def boundary_loss(logits, mask_logits, direction_logits, label, targets=None, pi
     decided = [p for p in pixels if direction[p] != 255]
     near = [(b, y, x) for b, y, x in decided if mask_logits[b, 1, y, x] > mask_logits[b, 0, y, x]]
     return {  # Eq. (11)
-        "segmentation": pixel_weight * sum((surprise(logits, p, label[p]) for p in valid), 0 * logits.sum()),
+        "segmentation": mean(logits),
         "mask": balanced(mask_logits, mask, [p for p in pixels if mask[p] != 255]),
         "direction": balanced(direction_logits, direction, near),
-        "refined": pixel_weight * sum((surprise(refined, p, label[p]) for p in valid), 0 * logits.sum()),
+        "refined": mean(refined),
     }

@@ -1,5 +1,6 @@
 """UN-EPT: naive == efficient, gradients, the official outputs, parameter counts, boundary targets and losses."""
 
+import functools
 import itertools
 import math
 from pathlib import Path
@@ -26,6 +27,11 @@ CASES = [
     ([(4, 5), (2, 3), (1, 1)], 2, 3, 2, 2, 2),
     ([(6, 3), (1, 4), (5, 1)], 1, 2, 1, 2, 16),
 ]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
 
 
 def attention_inputs(shapes, batch, queries, heads, width, points, seed=0, spread=1.6):
@@ -122,7 +128,7 @@ def test_what_the_attention_does_to_simple_maps(form):
     centres = model.pixel_centres(5, 6, values).view(1, 30, 1, 1, 1, 2)
     ones = torch.ones(1, 30, 1, 1, 1, dtype=torch.float64)
     assert torch.allclose(form(values, shapes, centres, ones), values[:, :, 0])  # its own pixel
-    shifted = centres + torch.tensor([2 / 6, 1 / 5])  # two to the right, one down
+    shifted = centres + torch.tensor([2 / 6, 1 / 5], dtype=torch.float64)  # two to the right, one down
     out = form(values, shapes, shifted, ones).view(5, 6, 2)
     picture = values.view(5, 6, 2)
     assert torch.allclose(out[:4, :4], picture[1:, 2:]) and out[:, 4:].abs().max() < 1e-12
@@ -247,7 +253,8 @@ def lively(network):
 
 def small(preset="tiny", **options):
     torch.manual_seed(0)
-    return lively(model.build(5, preset, **{"img_size": 64, "channels": 16, "hidden": 16, **options})).eval()
+    sizes = {"img_size": 64, "channels": 16, "heads": 4, "hidden": 16}
+    return lively(model.build(5, preset, **{**sizes, "boundary": True, **options})).eval()
 
 
 def test_images_of_a_batch_do_not_see_each_other():
@@ -339,6 +346,11 @@ def test_refinement_equals_the_official_one(boundary):
     assert torch.equal(model.refine(*inputs), naive.refine(*inputs))
 
 
+def mean_of_all_pixels(scores, label):
+    """The released code's mean: void pixels cost nothing but are counted."""
+    return F.cross_entropy(scores, label, ignore_index=255, reduction="none").mean()
+
+
 def official_targets(boundary):
     """The released code trains void as boundary with direction 4."""
     return boundary["mask_target"].long(), boundary["direction_target"].long()
@@ -349,7 +361,7 @@ def test_losses_equal_the_official_ones(boundary):
     leaves = [boundary[name].clone().requires_grad_() for name in ("mask_logits", "direction_logits")]
     mask, direction = (model.enlarge(leaf, size) for leaf in leaves)
     terms = model.boundary_loss(
-        boundary["logits"], mask, direction, label, official_targets(boundary), 1 / label.numel()
+        boundary["logits"], mask, direction, label, mean_of_all_pixels, official_targets(boundary)
     )
     total = sum(model.LOSS_WEIGHTS[name] * term for name, term in terms.items())
     assert torch.allclose(torch.stack([*terms.values(), total]), boundary["loss_terms"], rtol=1e-5)
@@ -364,11 +376,14 @@ def test_losses_equal_their_naive_form():
     )
     label = (torch.arange(13) > 5).long().expand(2, 12, -1).clone()
     label[1, 3:6, 2:8] = 255
+    directions = torch.randint(0, 8, label.shape, generator=torch.Generator().manual_seed(3))
+    targets = (model.boundary_targets(label)[0], directions)
+    mean = functools.partial(F.cross_entropy, ignore_index=255)
     results = []
-    for form in (model, naive):
-        directions = torch.randint(0, 8, label.shape, generator=torch.Generator().manual_seed(3))
-        targets = (model.boundary_targets(label)[0], directions)
-        terms = form.boundary_loss(logits, mask, direction, label, targets)
+    for terms in (
+        model.boundary_loss(logits, mask, direction, label, mean, targets),
+        naive.boundary_loss(logits, mask, direction, label, targets),
+    ):
         total = sum(model.LOSS_WEIGHTS[name] * term for name, term in terms.items())
         results.append([*terms.values(), *torch.autograd.grad(total, (logits, mask, direction))])
     for a, b in zip(*results):
@@ -378,11 +393,11 @@ def test_losses_equal_their_naive_form():
 def test_losses_of_nothing_are_zero():
     logits, label = torch.randn(1, 3, 12, 12, requires_grad=True), torch.full((1, 12, 12), 255)
     never, direction = torch.stack([torch.ones(1, 12, 12), torch.zeros(1, 12, 12)], 1), torch.randn(1, 8, 12, 12)
-    terms = model.boundary_loss(logits, never, direction, label)
+    terms = model.boundary_loss(logits, never, direction, label, cross_entropy)
     assert [term.item() for term in terms.values()] == [0, 0, 0, 0]
     sum(terms.values()).backward()
     assert not logits.grad.any()
-    terms = model.boundary_loss(logits, never, direction, torch.zeros_like(label))  # one class, nothing predicted
+    terms = model.boundary_loss(logits, never, direction, torch.zeros_like(label), cross_entropy)  # one class
     assert terms["mask"] == 0 and terms["direction"] == 0 and terms["segmentation"] > 0
 
 
@@ -392,16 +407,13 @@ def test_training_loss_takes_the_callers_mean():
     label[0, :40] = 255
     outputs = network(images)
     mask, direction = (model.enlarge(outputs[name], (64, 64)) for name in ("mask", "direction"))
-    terms = model.boundary_loss(outputs["out"], mask, direction, label)
-    assert torch.allclose(terms["segmentation"], F.cross_entropy(outputs["out"], label, ignore_index=255))
-    wanted = 0.8 * terms["segmentation"] + 5 * terms["mask"] + 0.6 * terms["direction"] + terms["refined"]
-    assert torch.allclose(network.loss(outputs, label, cross_entropy), wanted)
-
-    def over_all_pixels(scores, label):  # the released code's mean
-        return F.cross_entropy(scores, label, ignore_index=255, reduction="none").mean()
-    share = (label != 255).float().mean()
-    wanted = wanted - (1 - share) * (0.8 * terms["segmentation"] + terms["refined"])
-    assert torch.allclose(network.loss(outputs, label, over_all_pixels), wanted)
+    for mean in (cross_entropy, mean_of_all_pixels):
+        terms = model.boundary_loss(outputs["out"], mask, direction, label, mean)
+        refined = model.refine(outputs["out"], mask, direction)
+        assert torch.equal(terms["segmentation"], mean(outputs["out"], label))
+        assert torch.equal(terms["refined"], mean(refined, label)) and terms["refined"] != terms["segmentation"]
+        wanted = 0.8 * terms["segmentation"] + 5 * terms["mask"] + 0.6 * terms["direction"] + terms["refined"]
+        assert torch.allclose(network.loss(outputs, label, mean), wanted)
 
 
 # ------------------------------------------------------------------------------------------ the official network
