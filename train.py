@@ -21,7 +21,6 @@ import functools
 import importlib
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 

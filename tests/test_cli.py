@@ -1,6 +1,9 @@
 """Both programs as a user calls them: from the first command to a segmented photo, and every mistake as one line."""
 
+import errno
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 from PIL import Image
 
 from common import checkpoint
+from tests.torture import differences
 
 QUICK = ("--steps", 2, "--batch-size", 2, "--crop-size", 32, "--set", "channels=8", "--device", "cpu")
 
@@ -142,22 +146,179 @@ MISTAKES = [
     (("eval", "RUN", "--dataset", "shapes"), ["12 classes", "trained for 2"]),
     (("eval", "RUN", "--paper", "unet"), ["--paper unet"]),
     (("eval", "RUN"), ["--data PATH"]),
+    (("train", "--workers", "-1"), ["--workers -1", "0 or more"]),
+    (("train", "--workers", "two"), ["--workers", "two"]),
+    (("train", "--batch-size", "0"), ["--batch-size", "0"]),
+    (("train", "--batch-size", "6", "--accumulate", "4"), ["--batch-size 6", "multiple of 4", "--accumulate 4"]),
+    (("train", "--accumulate", "0"), ["--accumulate", "0"]),
+    (("train", "--eval-every", "0"), ["--eval-every"]),
+    (("train", "--seed", "one"), ["--seed", "one"]),
+    (("train", "--schedule", "linear"), ["--schedule", "poly", "cosine"]),
+    (("train", "--precision", "int8"), ["--precision", "bfloat16"]),
+    (("train", "--precision", "float16", "--device", "cpu"), ["--precision float16", "CUDA", "bfloat16"]),
+    (("train", "--device", "cuda:one"), ["--device cuda:one", "cpu"]),
+    (("train", "--set", "=8"), ["--set =8", "OPTION=VALUE"]),
+    (("train", "--set", "regions=()"), ["--set", "regions"]),
+    (("train", "--paper", "psanet", "--set", "compact=True", "--steps", "1", "--crop-size", "64"), ["--crop-size 64"]),
+    (("train", "--paper", "pan", "--batch-size", "1", "--steps", "1"), ["--batch-size 1", "at least 2 images"]),
+    (("train", "--weights", "evil.pth"), ["evil.pth", "could run code"]),
+    (("train", "--weights", "list.pth"), ["list.pth"]),
+    (("train", "--weights", "empty"), ["no such file: empty"]),
+    (("train", "--resume", "--out", "broken"), ["broken", "damaged"]),
+    (("train", "--out", "other.pth"), ["--out other.pth"]),
+    (("train", "--dataset", "folder", "--data", "empty"), ["classes.txt is missing", "one class name per line"]),
+    (("train", "--dataset", "folder", "--data", "out of range", *QUICK), ["a.png contains the value 7", "0 to 1"]),
+    (("train", "--dataset", "folder", "--data", "text as image", *QUICK), ["a.jpg is not an image"]),
+    (("train", "--dataset", "folder", "--data", "16 bits", *QUICK), ["a.png has mode I;16", "8 bits"]),
+    (("train", "--dataset", "folder", "--data", "colour as label", *QUICK), ["a.png has mode RGB", "8-bit channel"]),
+    (("train", "--dataset", "folder", "--data", "sizes differ", *QUICK), ["differ in size (48x40 and 40x48)"]),
+    (("train", "--dataset", "folder", "--data", "no label", *QUICK), ["no label", "labels"]),
+    (("train", "--resume", "--out", "RUN", "--paper", "pan"), ["--paper", "has 'pysa', not 'pan'"]),
+    (("train", "--resume", "--out", "RUN", "--set", "channels=16"), ["--set", "'channels': 8"]),
+    (("train", "--resume", "--out", "RUN", "--data", "three classes"), ["three classes", "left, right"]),
+    (("train", "--resume", "--out", "RUN", "--data", "fewer"), ["fewer", "1 training images", "has 11"]),
+    (("train", "--resume", "--out", "RUN", "--data", "nowhere"), ["--data nowhere", "no such folder"]),
+    (("train", "--out", "RUN"), ["already holds a run", "--resume"]),
+    (("eval", "evil.pth"), ["evil.pth", "could run code"]),
+    (("eval", "list.pth"), ["list.pth is not a checkpoint of train.py"]),
+    (("eval", "broken"), ["no such file", "best.pt"]),
+    (("eval", "RUN", "--crop-size", "-5"), ["--crop-size"]),
+    (("eval", "RUN", "--image", "empty"), ["empty"]),
+    (("eval", "RUN", "--image", "deep.png"), ["deep.png has mode I;16", "8 bits"]),
+    (("eval", "RUN", "--dataset", "imagenet"), ["imagenet", "shapes, camvid"]),
+    (("eval", "RUN", "--data", "nowhere"), ["--data nowhere", "no such folder"]),
+    (("eval", "RUN", "--device", "tpu"), ["--device tpu", "cpu"]),
+    (("eval", "RUN", "--official", "other.pth", "--paper", "pysa"), ["either", "CHECKPOINT"]),
+    (("eval", "--official", "other.pth", "--paper", "unet"), ["--paper unet", "pysa"]),
+    (("eval", "RUN", "--paper", "pan"), ["--paper pan", "holds pysa"]),
+    (("eval", "RUN", "--out", "text.txt", "--image", "deep.png"), ["text.txt"]),
 ]
 
 
-@pytest.mark.parametrize("arguments,words", MISTAKES, ids=lambda value: " ".join(value)[:60])
-def test_every_mistake_is_one_line(cli, trained, tmp_path, arguments, words):
-    (tmp_path / "text.txt").write_text("hello")
+def make_pair(root, image, label, classes="left\nright\n", name="a.png"):
+    """A folder dataset of two images, the second one for validation, of which the first is as given."""
+    for part in ("images", "labels"):
+        for split in ("train", "val"):
+            (root / part / split).mkdir(parents=True)
+    for split in ("train", "val"):
+        for path, content in ((root / "images" / split / name, image), (root / "labels" / split / "a.png", label)):
+            if isinstance(content, str):
+                path.write_text(content, encoding="utf-8")
+            elif content is not None:
+                Image.fromarray(content).save(path)
+    (root / "classes.txt").write_text(classes, encoding="utf-8")
+
+
+class Evil:
+    """What a malicious file holds: it runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("echo pwned > pwned",)
+
+
+@pytest.fixture
+def wrong_files(tmp_path):
+    """Files and folders with which something is wrong, in the working directory of `cli`."""
+    (tmp_path / "text.txt").write_text("hello", encoding="utf-8")
     (tmp_path / "empty").mkdir()
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    before = sorted(tmp_path.iterdir())
+    torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "last.pt").write_bytes((tmp_path / "other.pth").read_bytes()[:100])
+    image, label, deep = np.zeros((40, 48, 3), np.uint8), np.ones((40, 48), np.uint8), np.zeros((40, 48), np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    make_pair(tmp_path / "out of range", image, label * 7)
+    make_pair(tmp_path / "text as image", "hello", label, name="a.jpg")
+    make_pair(tmp_path / "16 bits", deep, label)
+    make_pair(tmp_path / "colour as label", image, image)
+    make_pair(tmp_path / "sizes differ", image, label.T)
+    make_pair(tmp_path / "no label", image, None)
+    make_pair(tmp_path / "fewer", image, label)
+    make_pair(tmp_path / "three classes", image, label, "left\nmiddle\nright\n")
+
+
+@pytest.mark.parametrize("arguments,words", MISTAKES, ids=lambda value: " ".join(map(str, value))[:60])
+def test_every_mistake_is_one_line(cli, trained, tmp_path, wrong_files, arguments, words):
+    before = contents(tmp_path), contents(trained)
     program, *rest = [str(trained) if a == "RUN" else a for a in arguments]
     code, out, err = cli(program, *rest)
     assert code == 2 and out == ""
     assert err.count("\n") == 1 and err.startswith("error: "), err
     for word in words:
         assert word in err, err
-    assert sorted(tmp_path.iterdir()) == before  # nothing written
+    assert (contents(tmp_path), contents(trained)) == before  # nothing written, nothing run
+
+
+def contents(folder):
+    """All files under a folder, with their bytes."""
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("kind", ["CMYK", "1", "P", "LA"])
+def test_unusual_pictures_work(cli, trained, tmp_path, kind):
+    """Printers' colours, black and white, palettes, transparency; the first frame of an animation; one pixel."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 48, 3)).astype(np.uint8)).convert(kind)
+    path = tmp_path / ("photo.jpg" if kind == "CMYK" else "photo.gif" if kind == "P" else "photo.png")
+    picture.save(path, **({"save_all": True, "append_images": [picture]} if kind == "P" else {}))
+    code, out, err = cli("eval", trained, "--image", path, "--out", tmp_path)
+    assert code == 0 and "%" in out, err
+
+
+def test_images_of_one_pixel_can_be_trained_on(cli, tmp_path):
+    make_pair(tmp_path / "dots", np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8))
+    code, _, err = cli("train", *QUICK, "--dataset", "folder", "--data", "dots", "--workers", 0, "--out", "run")
+    assert code == 0, err
+
+
+def test_a_damaged_last_checkpoint_names_the_good_one(cli, trained, data, tmp_path):
+    """And what it says works: best.pt goes on from its step, to the same end."""
+    shutil.copytree(trained, tmp_path / "run")
+    last, best = tmp_path / "run" / "last.pt", tmp_path / "run" / "best.pt"
+    whole, step = last.read_bytes(), checkpoint.load_run(best)["step"]
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1  # torch.load would not notice
+    for content in (whole[:1000], b"", bytes(flipped), None):
+        last.unlink()
+        if content is not None:
+            last.write_bytes(content)
+        before = contents(tmp_path)
+        code, out, err = cli("train", "--resume", "--out", "run", "--data", data)
+        assert code == 2 and out == "" and err.count("\n") == 1
+        assert f"best.pt beside it is whole: copy it to last.pt to go on from step {step}" in err
+        assert contents(tmp_path) == before
+        last.write_bytes(b"")
+    shutil.copy(best, last)
+    code, _, err = cli("train", "--resume", "--out", "run", "--data", data, "--device", "cpu", "--workers", 0)
+    assert code == 0, err
+    assert differences(checkpoint.load(last), checkpoint.load(trained / "last.pt")) == []
+    best.write_bytes(whole[:1000])
+    last.write_bytes(whole[:1000])
+    code, _, err = cli("train", "--resume", "--out", "run", "--data", data)
+    assert code == 2 and "damaged" in err and "best.pt" not in err
+
+
+def test_a_folder_that_cannot_be_written_to(cli, data, tmp_path, monkeypatch):
+    """Simulated: the tests may run as root, who may write everywhere."""
+    def refuse(path, mode):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(checkpoint, "open", refuse, raising=False)
+    code, out, err = cli("train", *QUICK, "--dataset", "folder", "--data", data, "--workers", 0, "--out", "run")
+    assert code == 2 and out == "" and err.count("\n") == 1 and "Permission denied" in err and "run" in err
+
+
+def test_resume_may_come_before_the_first_checkpoint(cli, data, tmp_path):
+    """A script can always say --resume."""
+    code, out, err = cli("train", *QUICK, "--dataset", "folder", "--data", data, "--workers", 0, "--out", "run",
+                         "--resume")
+    assert code == 0 and "run holds no checkpoint yet: starting at step 0" in err and "mean" in out
+
+
+def test_foreign_files_are_not_overwritten(cli, tmp_path):
+    (tmp_path / "config.json").write_text("mine", encoding="utf-8")
+    code, _, err = cli("train", "--steps", 1, "--out", ".")
+    assert code == 2 and "config.json" in err and (tmp_path / "config.json").read_text(encoding="utf-8") == "mine"
 
 
 def test_an_existing_run_is_not_touched(cli, trained, data):

@@ -1,29 +1,26 @@
 """The loop: the same bits whatever the workers and interruptions, and nothing lost when something goes wrong."""
 
+import contextlib
+import errno
 import functools
 import math
 import os
 import pickle
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
-
 from common import checkpoint, training
 from common.errors import UserError
 from common.training import Recipe
 from datasets.shapes import Shapes
 from datasets.transforms import augment
 from papers.pysa.model import build
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests import torture
+from tests.torture import differences
 
 
 class Few(Shapes):
@@ -40,7 +37,7 @@ class Interrupted(Exception):
     pass
 
 
-def run(out, steps=6, stop_after=None, resume=False, workers=0, **changes):
+def run(out, steps=6, stop_after=None, resume=False, workers=0, precision="float32", compile=False, **changes):
     """Train a small network; the state of last.pt. stop_after: die without warning behind this step."""
     out.mkdir(exist_ok=True)
     recipe = Recipe(steps=steps, batch_size=4, crop_size=48, eval_every=2, scale=(0.8, 1.2), colour=0.2)
@@ -62,7 +59,7 @@ def run(out, steps=6, stop_after=None, resume=False, workers=0, **changes):
     try:
         training.train(
             model, Few("train"), Few("val"), recipe, {"paper": "pysa"}, out, change, workers=workers,
-            resume=checkpoint.load(out / "last.pt") if resume else None,
+            precision=precision, compile=compile, resume=checkpoint.load(out / "last.pt") if resume else None,
         )
     except Interrupted:
         pass
@@ -74,19 +71,7 @@ def run(out, steps=6, stop_after=None, resume=False, workers=0, **changes):
 
 def same(a, b):
     """Bit-identical, all the way down."""
-    assert type(a) is type(b)
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            same(a[key], b[key])
-    elif isinstance(a, list):
-        assert len(a) == len(b)
-        for x, y in zip(a, b):
-            same(x, y)
-    else:
-        assert a == b or (a != a and b != b)
+    assert differences(a, b) == []
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +93,17 @@ def test_resume_is_bit_identical(reference, tmp_path, stop_after):
     for name in ("best.pt", "log.csv", "curves.png", "predictions.png"):
         assert (tmp_path / name).read_bytes() == (reference[1] / name).read_bytes() or name.endswith(".pt")
     same(checkpoint.load(reference[1] / "best.pt"), checkpoint.load(tmp_path / "best.pt"))
+
+
+def test_spawned_workers_make_the_same_batches():
+    """Workers of a platform without fork get everything by pickle."""
+    change = functools.partial(augment, crop=48, scale=(0.8, 1.2), colour=0.2)
+    samples = training.TrainingSamples(Few("train"), change, 0)
+    loader = training.batches(samples, 1, 4, 4, 1, 0, 1)
+    loader.multiprocessing_context = "spawn"
+    here = training.batches(samples, 1, 4, 4, 0, 0, 1)
+    for one, other in zip(loader, here, strict=True):
+        same(one, other)
 
 
 def test_seed_matters(reference, tmp_path):
@@ -146,31 +142,48 @@ def test_signal_finishes_the_step_and_saves(tmp_path):
 
 
 def test_kill_and_resume_through_the_program(tmp_path):
-    """kill -9 in the middle, then --resume: the same bits as without interruption."""
-    for part in ("images", "labels"):
-        (tmp_path / "data" / part).mkdir(parents=True)
-    for number in range(10):
-        image, label = Few("train")[number]
-        Image.fromarray(image).save(tmp_path / "data" / "images" / f"{number}.png")
-        Image.fromarray(label).save(tmp_path / "data" / "labels" / f"{number}.png")
-    (tmp_path / "data" / "classes.txt").write_text("\n".join(Few.classes))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    """The short form of `make torture`: kill -9 three times, twice in the middle of a file, to the same bits."""
+    found, hit = torture.torture(tmp_path, kills=3)
+    assert found == [] and hit >= 1
 
-    def command(out, *more):
-        return [sys.executable, str(ROOT / "train.py"), "--dataset", "folder", "--data", str(tmp_path / "data"),
-                "--steps", "30", "--batch-size", "2", "--crop-size", "64", "--eval-every", "3", "--workers", "1",
-                "--set", "channels=8", "--device", "cpu", "--out", str(out), *more]
 
-    killed = tmp_path / "killed"
-    started = subprocess.Popen(command(killed), env=environment, stderr=subprocess.DEVNULL)
-    while started.poll() is None and not (killed / "log.csv").exists():
-        time.sleep(0.01)
-    started.kill()
-    started.wait()
-    assert 0 < checkpoint.load(killed / "last.pt")["step"] < 30
-    subprocess.run(command(killed, "--resume"), env=environment, check=True, capture_output=True)
-    subprocess.run(command(tmp_path / "whole"), env=environment, check=True, capture_output=True)
-    same(checkpoint.load(killed / "last.pt"), checkpoint.load(tmp_path / "whole" / "last.pt"))
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
+@pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_the_program_gently(tmp_path, number, code):
+    """Sent to the whole process group, loader workers included, as terminals and schedulers do."""
+    torture.make_data(tmp_path / "data")
+    process = torture.start(tmp_path / "data", tmp_path / "run", 10**6, "--workers", 1, process_group=0)
+    torture.wait_for(process, lambda: torture.step_of(tmp_path / "run") > 0, pause=0.05)
+    os.killpg(process.pid, number)
+    _, error = process.communicate()
+    assert process.returncode == code, error.decode()
+    last_line = error.decode().replace("\r", "\n").splitlines()[-1]
+    assert "the same command with --resume goes on from" in last_line and str(tmp_path / "run" / "last.pt") in last_line
+    assert len(checkpoint.load_run(tmp_path / "run" / "last.pt")["curve"]) == torture.step_of(tmp_path / "run")
+
+
+def test_a_full_disk_loses_nothing(reference, tmp_path, monkeypatch):
+    """The disk is full in the middle of the run: one line, the last good checkpoint stays, resuming goes on."""
+    with monkeypatch.context() as patch:
+        writes = iter(range(100))
+
+        def fsync(number):
+            if next(writes) >= 8:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(UserError, match="No space left on device; what was there before is untouched"):
+            run(tmp_path)
+    assert checkpoint.load_run(tmp_path / "last.pt")["step"] == 2
+    assert not list(tmp_path.glob("*.part"))
+    same(reference[0], run(tmp_path, resume=True))
+
+
+def test_half_written_files_are_swept(reference, tmp_path):
+    (tmp_path / "best.pt.part").write_bytes(b"half")
+    (tmp_path / "mine.part").write_bytes(b"a file of the user's")
+    run(tmp_path, stop_after=0)
+    assert [path.name for path in tmp_path.glob("*.part")] == ["mine.part"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
@@ -178,6 +191,21 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         run(tmp_path, lr=1e30, optimizer="sgd", schedule="constant")
     state = checkpoint.load(tmp_path / "last.pt")
     assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
+    """The loss alone does not tell: the step that poisons the weights may be the one before a checkpoint."""
+    def poisoned(model, *rest):
+        value = add(model, *rest)
+        if value < 3.3:
+            next(model.parameters()).grad[0] = float("inf")
+        return value
+
+    add = training.add_gradients
+    monkeypatch.setattr(training, "add_gradients", poisoned)
+    with pytest.raises(UserError, match="the norm of its gradient (inf|nan), in step"):
+        run(tmp_path)
+    assert all(torch.isfinite(value).all() for value in checkpoint.load(tmp_path / "last.pt")["model"].values())
 
 
 # ------------------------------------------------------------------------------------ loss, schedule, optimiser
@@ -207,6 +235,108 @@ def test_auxiliary_loss_and_own_loss():
             return 3 * cross_entropy(outputs["out"], label)
 
     assert torch.allclose(training.segmentation_loss(Own(), {"out": scores}, label, 0.4), 3 * plain)
+
+
+class Toy(torch.nn.Module):
+    """A network without BatchNorm, in float64; with an auxiliary head."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.aux = (torch.nn.Conv2d(3, 4, 3, padding=1, dtype=torch.float64) for _ in range(2))
+
+    def forward(self, images):
+        return {"out": self.conv(images), "aux": self.aux(images)}
+
+
+class OwnLoss(Toy):
+    def loss(self, outputs, label, cross_entropy):
+        return cross_entropy(outputs["out"], label) + 0.3 * cross_entropy(outputs["aux"] ** 2, label)
+
+
+@pytest.mark.parametrize("kind", [Toy, OwnLoss])
+def test_accumulated_gradients_are_those_of_the_whole_batch(kind):
+    """Also where the parts have very different numbers of valid pixels, one of them none."""
+    images = torch.randn(8, 3, 6, 6, dtype=torch.float64)
+    label = torch.randint(0, 4, (8, 6, 6))
+    label[:3, :, 1:] = 255
+    label[4:6] = 255
+    torch.manual_seed(0)
+    model = kind()
+    off = torch.amp.GradScaler("cpu", enabled=False)
+    results = []
+    for parts in (1, 2, 4, 8):
+        model.zero_grad()
+        value = training.add_gradients(
+            model, model, images, label, Recipe(accumulate=parts), contextlib.nullcontext(), off)
+        results.append([torch.tensor(value), *(p.grad.clone() for p in model.parameters())])
+    for other in results[1:]:
+        for a, b in zip(results[0], other):
+            assert torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
+def test_accumulation_through_the_loop(tmp_path):
+    """Same samples; BatchNorm sees the parts, so the weights differ, but not by much. Resuming is exact."""
+    whole, parts = run(tmp_path / "whole", steps=4), run(tmp_path / "parts", steps=4, accumulate=2)
+    assert whole["curve"] != parts["curve"] and np.allclose(whole["curve"], parts["curve"], rtol=0.1)
+    run(tmp_path / "resumed", steps=4, accumulate=2, stop_after=3)
+    same(parts, run(tmp_path / "resumed", steps=4, accumulate=2, resume=True))
+
+
+def test_a_loss_at_fewer_pixels_is_not_accumulated():
+    scores, label = torch.randn(1, 3, 2, 2), torch.randint(0, 3, (2, 4, 4))
+    with pytest.raises(UserError, match="--accumulate"):
+        training.cross_entropy(scores, label[:1, ::2, ::2], batch=label)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_learns_the_same_and_resumes_exactly(reference, tmp_path, precision):
+    """float16 with its loss scale; the program allows it on CUDA only, where it is quick, but it works here too."""
+    state = run(tmp_path / "whole", steps=3, precision=precision)
+    assert state["curve"][0] != reference[0]["curve"][0]
+    assert state["curve"][0] == pytest.approx(reference[0]["curve"][0], rel=0.01)
+    assert all(v.dtype in (torch.float32, torch.int64) for v in state["model"].values())
+    assert bool(state["scaler"]) == (precision == "float16")
+    run(tmp_path / "killed", steps=3, precision=precision, stop_after=2)
+    same(state, run(tmp_path / "killed", steps=3, precision=precision, resume=True))
+
+
+def test_a_compiler_that_is_missing_is_one_line():
+    def backend(graph, inputs):
+        raise RuntimeError("no working C++ compiler found")
+
+    network = torch.compile(torch.nn.Conv2d(3, 3, 1), backend=backend)
+    with pytest.raises(UserError) as error, training.name_the_flag(Recipe(), "cpu"):
+        network(torch.zeros(1, 3, 4, 4))
+    line = " ".join(str(error.value).split())
+    assert line.startswith("--compile is not possible here, leave it out: ") and line.endswith("C++ compiler found")
+
+
+def test_compiled_training_is_the_same_training(reference, tmp_path, monkeypatch):
+    """The graph is captured as for a compiler, but run by PyTorch itself: no C++ compiler is needed."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    state = run(tmp_path, compile=True)
+    assert np.allclose(state["curve"], reference[0]["curve"], rtol=1e-4)
+    assert state["model"].keys() == reference[0]["model"].keys()
+    torch._dynamo.reset()
+
+
+def test_the_rehearsal_leaves_no_trace():
+    torch.manual_seed(0)
+    model = build(12, channels=8)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    samples = training.TrainingSamples(Few("train"), functools.partial(augment, crop=48), 0)
+    training.rehearse(model, samples, Recipe(batch_size=2, crop_size=48))
+    same(before, dict(model.state_dict()))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_too_little_memory_names_the_flag():
+    with pytest.raises(UserError, match="--accumulate 2"), training.name_the_flag(Recipe(), "cuda"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(UserError, match="--device mps .* --device cpu"), training.name_the_flag(Recipe(), "mps"):
+        raise NotImplementedError("aten::something is not implemented for MPS")
+    with pytest.raises(RuntimeError, match="a bug"), training.name_the_flag(Recipe(), "cpu"):
+        raise RuntimeError("a bug")
 
 
 def factors(**changes):
