@@ -17,6 +17,7 @@ from .metrics import ConfusionMatrix
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in 0..1
 SMALLEST = 32  # pixels per side that every network here accepts
+PIXELS_AT_ONCE = 512 * 512  # in a batch of windows
 SIX_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
@@ -100,7 +101,7 @@ def window_scores(model, windows, protocol):
 def add_windows(total, model, image, size, protocol, batch):
     """Run the windows of one copy of an image, average where they overlap, resize to `size`, add to `total`.
 
-    total: [K, *size], or 0 to make it. image: [3, h, w]. batch: windows at a time. Returns total.
+    total: [K, *size], or 0 to make it. image: [3, h, w]. batch: windows at a time, see `scores`. Returns total.
     Memory: resizing is linear, so every window goes into `total` at once, at its final resolution; the averaged map
     at the resolution of the copy, three times the image in every class at scale 1.75, never exists.
     """
@@ -121,6 +122,7 @@ def add_windows(total, model, image, size, protocol, batch):
         places = (torch.arange(target, dtype=torch.float64) + 0.5) * side / target - 0.5
         axes.append((places.clamp(0, side - 1) + offset, count))
     corners = list(itertools.product(*starts))
+    batch = batch or max(1, PIXELS_AT_ONCE // (crops[0] * crops[1]))
     for first in range(0, len(corners), batch):
         part = corners[first : first + batch]
         windows = torch.stack([image[:, y : y + crops[0], x : x + crops[1]] for y, x in part])
@@ -159,8 +161,8 @@ def interpolate(x, places):
 @torch.inference_mode()
 def scores(model, image, protocol=PROTOCOLS["whole"], device="cpu", batch=None):
     """Scores of one image, uint8 [H, W, 3] -> float32 [K, H, W]: logits, or sums of probabilities where several copies
-    of the image or windows by probability are asked for. batch: windows at a time; 1 on the CPU, else 4, if None."""
-    batch = batch or (1 if device == "cpu" else 4)
+    of the image or windows by probability are asked for. batch: windows at a time; if None, as many as together have
+    PIXELS_AT_ONCE pixels."""
     x, size, total = normalise(image, device), image.shape[:2], 0
     by_copy = protocol.average == "logits" and (len(protocol.scales) > 1 or protocol.flip)
     for scale in protocol.scales:

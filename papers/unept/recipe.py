@@ -24,7 +24,7 @@ def windows(fit, crop, stride):
 
 
 RECIPES = {
-    "shapes": Recipe(),
+    "shapes": Recipe(steps=600, lr=2e-3),
     "camvid": Recipe(
         steps=4000, batch_size=8, crop_size=288, lr=1e-3, weight_decay=1e-2, schedule="one-cycle",
         scale=(0.6, 1.6), colour=0.3, eval_every=500,
