@@ -59,6 +59,9 @@ def factors(text):
     return tuple(positive(float)(part) for part in text.split(","))
 
 
+factors.__name__ = "list of positive numbers"  # what argparse calls it when it complains
+
+
 def choose_protocol(arguments, config, recipe):
     """The Protocol that the flags ask for. Raises UserError if the paper has none for the dataset.
 
@@ -124,6 +127,15 @@ def names_and_colours(config):
     return classes, [tuple(colour) for colour in config.get("palette") or palette(len(classes))]
 
 
+def make_folder(path, flag):
+    """The folder `path`, made if need be. Raises UserError that names the flag."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag} {path}: {error.strerror}") from None
+    return path
+
+
 def segment(model, config, arguments, protocol, out, device):
     """Write a segmented copy of one picture."""
     image = read_image(arguments.image)
@@ -136,7 +148,7 @@ def segment(model, config, arguments, protocol, out, device):
         [classes[number] for number in seen], [colours[number] for number in seen],
         height=max(160, min(480, image.shape[0])),
     )
-    target = out / f"{arguments.image.stem}-segmented.png"
+    target = make_folder(out, "--out") / f"{arguments.image.stem}-segmented.png"
     pictures.save_png(target, picture)
     shares = [(float((prediction == number).mean()), classes[number]) for number in seen]
     print(", ".join(f"{name} {share:.0%}" for share, name in sorted(shares, reverse=True)))
@@ -163,31 +175,15 @@ def look(model, config, arguments, protocol, out, device):
     if not arguments.scales and max(image.shape) * scale > attention.LONGEST:
         scale = attention.LONGEST / max(image.shape)
         print(f"the network sees the image at {scale:.0%} of its size, {attention.LONGEST} pixels long (or: --scales)")
-    try:
-        prediction, panels = attention.look(model, looks, image, pixel, scale, device)
-    except ValueError as error:  # a network that knows one image size only
-        raise UserError(str(error)) from None
+    prediction, panels = attention.look(model, looks, image, pixel, scale, device)
     heading = f"What {config['paper']} {config['preset']} looks at from row {row}, column {column} of {name}."
-    target = out / f"{name}-attention-{row}-{column}.png"
+    target = make_folder(out, "--out") / f"{name}-attention-{row}-{column}.png"
     pictures.save_png(target, attention.picture(image, pixel, prediction, panels, *names_and_colours(config), heading))
     print(f"picture: {target}")
 
 
-def main():
-    arguments = parse()
-    device = pick_device(arguments.device)
-    model, config, protocol, out = load_network(arguments)
-    model.to(device)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror}") from None
-    if arguments.attention:
-        look(model, config, arguments, protocol, out, device)
-        return
-    if arguments.image:
-        segment(model, config, arguments, protocol, out, device)
-        return
+def score(model, config, arguments, protocol, out, device):
+    """Print the scores on a dataset, and write pictures of four predictions."""
     name = arguments.dataset or config["dataset"]
     if name is None:
         raise UserError(f"--dataset: with --official say on which, one of: {', '.join(datasets.NAMES)}")
@@ -196,9 +192,10 @@ def main():
         raise UserError(
             f"--dataset {name} has {len(dataset.classes)} classes, the checkpoint was trained for {config['num_classes']}"
         )
+    make_folder(out, "--out")
     save_to = out / "predictions" if arguments.save_predictions is True else arguments.save_predictions
     if save_to:
-        save_to.mkdir(parents=True, exist_ok=True)
+        make_folder(save_to, "--save-predictions")
     matrix, samples = evaluate(
         model, dataset, config["num_classes"], protocol, device, keep=4, description=arguments.split, save_to=save_to
     )
@@ -206,6 +203,18 @@ def main():
     target = out / f"{name}-{arguments.split}.png"
     pictures.save_png(target, pictures.predictions(samples, dataset.classes, dataset.palette))
     print(f"{len(dataset)} images, split {arguments.split}, protocol {arguments.protocol}   pictures: {target}")
+
+
+def main():
+    arguments = parse()
+    device = pick_device(arguments.device)
+    model, config, protocol, out = load_network(arguments)
+    model.to(device)
+    action = look if arguments.attention else segment if arguments.image else score
+    try:
+        action(model, config, arguments, protocol, out, device)
+    except ValueError as error:  # a network that knows one image size only says so
+        raise UserError(str(error)) from None
 
 
 if __name__ == "__main__":

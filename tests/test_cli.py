@@ -73,6 +73,15 @@ def test_protocols(cli, trained, data, tmp_path, protocol):
     assert code == 0 and protocol in out and "11 images" in out
 
 
+def test_scales_and_saved_predictions(cli, trained, data, tmp_path):
+    code, out, err = cli("eval", trained, "--data", data, "--scales", "0.5,1.5", "--save-predictions", "--out", tmp_path)
+    assert code == 0, err
+    with Image.open(tmp_path / "predictions" / "p09.png") as file:
+        assert file.size == (48, 40) and set(np.unique(np.asarray(file))) <= {0, 1}
+    code, *_ = cli("eval", trained, "--data", data, "--save-predictions", tmp_path / "mine ä")
+    assert code == 0 and (tmp_path / "mine ä" / "p09.png").is_file()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (7, 90), (50, 33)])
 def test_one_picture(cli, trained, tmp_path, size):
     photo = tmp_path / "my photo.png"
@@ -191,7 +200,16 @@ MISTAKES = [
     (("eval", "RUN", "--official", "other.pth", "--paper", "pysa"), ["either", "CHECKPOINT"]),
     (("eval", "--official", "other.pth", "--paper", "unet"), ["--paper unet", "pysa"]),
     (("eval", "RUN", "--paper", "pan"), ["--paper pan", "holds pysa"]),
-    (("eval", "RUN", "--out", "text.txt", "--image", "deep.png"), ["text.txt"]),
+    (("eval", "RUN", "--out", "text.txt", "--data", "fewer"), ["--out text.txt"]),
+    (("eval", "RUN", "--save-predictions", "text.txt", "--data", "fewer"), ["--save-predictions text.txt"]),
+    (("eval", "RUN", "--protocol", "paper", "--data", "fewer"), ["--protocol paper", "on folder", "cityscapes"]),
+    (("eval", "RUN", "--scales", "big"), ["--scales", "positive numbers", "big"]),
+    (("eval", "RUN", "--scales", "1,0"), ["--scales", "1,0"]),
+    (("eval", "RUN", "--preset", "tiny"), ["--preset goes with --official"]),
+    (("eval", "RUN", "--set", "channels=8"), ["--set goes with --official"]),
+    (("eval", "RUN", "--data", "fewer", "--attention", "5"), ["--attention 5", "ROW,COL"]),
+    (("train", "--train-split", "all"), ["--train-split", "trainaug"]),
+    (("train", "--train-split", "trainaug"), ["unknown split 'trainaug'", "shapes"]),
 ]
 
 
