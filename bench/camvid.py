@@ -17,6 +17,7 @@ from common import pictures
 from common.inference import PROTOCOLS, Protocol, evaluate, predict
 from train import pick_device
 
+from .attention import finished
 from .shapes_table import ROOT, load_best
 
 CSV, PICTURE = ROOT / "docs" / "camvid.csv", ROOT / "docs" / "camvid.png"
@@ -44,9 +45,10 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "pysa-tiny-camvid", help="run directory")
     parser.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     arguments = parser.parse_args()
-    command = ["--dataset", "camvid", "--data", str(arguments.data.resolve()), "--out", str(arguments.out.resolve())]
-    device = ["--device", arguments.device] if arguments.device else []
-    subprocess.run([sys.executable, "train.py", *command, *device, "--resume"], cwd=ROOT, check=True)
+    if not finished(arguments.out):
+        command = ["--dataset", "camvid", "--data", str(arguments.data.resolve()), "--out", str(arguments.out.resolve())]
+        device = ["--device", arguments.device] if arguments.device else []
+        subprocess.run([sys.executable, "train.py", *command, *device, "--resume"], cwd=ROOT, check=True)
 
     device = pick_device(arguments.device)
     network = load_best(arguments.out).to(device)
