@@ -151,6 +151,20 @@ def test_bfloat16(paper):
 
 
 @every_paper
+def test_compile(paper):
+    """torch.compile takes a training step as a graph and computes the same. Backend "eager": it needs no C++ compiler."""
+    plain, model, (images, label) = network(paper), network(paper), batch()
+    wanted = step(plain, images, label)
+    model.train()
+    off = torch.amp.GradScaler("cpu", enabled=False)
+    compiled = torch.compile(model, backend="eager")
+    got = add_gradients(compiled, model, images, label, Recipe(), contextlib.nullcontext(), off)
+    assert got == pytest.approx(wanted, rel=1e-5)
+    for one, other in zip(plain.parameters(), model.parameters()):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+
+
+@every_paper
 def test_export(paper):
     """The network is a graph: torch.export takes all of it, and the graph computes the same."""
     model, images = network(paper).eval(), torch.randn(1, 3, 64, 96)

@@ -187,11 +187,11 @@ class Stream(torch.autograd.Function):
 # ------------------------------------------------------------------------------------------ which form when
 
 TILE = 15  # owners per side of a tile: fewer waste time in small matrix products, more waste offsets and memory
-LARGEST_DENSE = 2**19  # logits of all pixels for all offsets (2 MiB as float32): beyond, tiles are faster and smaller
+LARGEST_DENSE = 2**19  # logits of all pixels for all offsets: beyond, tiles are smaller, on large maps twice as fast
 
 
 def attention(direction, q, table, v, mask_size, softmax, factor):
-    """`dense` or `Stream`, whichever is faster and smaller: `Stream` where the over-complete map would have more
+    """`dense` or `Stream`: `Stream`, which is smaller, where the over-complete map would have more
     than LARGEST_DENSE entries. Computes in float32 at least, whatever the autocast says.
 
     q: [B, C, H, W], table: [mask_h * mask_w, C], v: [B, D, H, W] -> [B, D, H, W].
