@@ -47,8 +47,10 @@ def step(model, images, label, autocast=None):
 
 
 def curve(paper, steps=10):
-    """Losses of `steps` steps of SGD: unlike AdamW it does not blow rounding errors up."""
-    model, (images, label) = network(paper), batch()
+    """Losses of `steps` steps of SGD in double precision: AdamW, and batch statistics over PAN's very small maps, blow up
+    the rounding errors in which processors and numbers of threads differ."""
+    model, (images, label) = network(paper, dtype=torch.float64), batch(3)
+    images = images.double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     losses = []
     for number in range(steps):
