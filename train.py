@@ -248,8 +248,10 @@ def main():
             raise UserError(f"--weights {arguments.weights}: {error}") from None
         if rank == 0:
             print(f"{arguments.weights}: {report}", file=sys.stderr)
-    settings = ("scale", "fit", "rotate", "blur", "flip", "max_share", "colour", "photometric", "centre")
-    change = functools.partial(augment, crop=recipe.crop_size, **{name: getattr(recipe, name) for name in settings})
+    augmentation = ("scale", "fit", "rotate", "blur", "flip", "max_share", "colour", "photometric", "centre")
+    change = functools.partial(
+        augment, crop=recipe.crop_size, **{name: getattr(recipe, name) for name in augmentation}
+    )
     if not resumed:
         samples = TrainingSamples(train_set, change, config["seed"])
         rehearse(model, samples, recipe, device, config["precision"], arguments.compile)

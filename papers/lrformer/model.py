@@ -239,6 +239,7 @@ class Block(nn.Module):
         super().__init__()
 
         def factor():
+            """A layer scale [C], or None without."""
             return None if layer_scale is None else nn.Parameter(torch.full((channels,), float(layer_scale)))
 
         self.drop_path = drop_path

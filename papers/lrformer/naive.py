@@ -155,6 +155,7 @@ def feed_forward(x, ffn, scale=None):
     height, width = x.shape[-2:]
 
     def everywhere(z, layer):
+        """A linear layer at every position. [B, C, H, W] -> [B, D, H, W]."""
         rows = [[linear(z[:, :, i, j], layer.weight, layer.bias) for j in range(width)] for i in range(height)]
         return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
@@ -184,6 +185,7 @@ def decode(features, decoder):
     All maps are enlarged first and stand side by side; then come the 1x1 convolutions.
     """
     def everywhere(z, conv):
+        """A 1x1 convolution. [B, C, H, W] -> [B, D, H, W]."""
         out = torch.einsum("dc,bchw->bdhw", conv.weight[:, :, 0, 0], z)
         return out if conv.bias is None else out + conv.bias[:, None, None]
 

@@ -149,6 +149,7 @@ class Stream(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
+        """g: the gradient of z, [B, H, W, D] -> those of q, table and v, of their shapes. See above."""
         q, table, v, z, normaliser = ctx.saved_tensors  # normaliser: log of the sum of exp(logit), [B, N]
         batch, height, width, _ = q.shape
         g = g.contiguous()
@@ -162,7 +163,8 @@ class Stream(torch.autograd.Function):
             slab = table[offsets]  # [H+a-1, W+b-1, C]
             logits, a = tile_logits(owners, slab)  # a: [B, a*b, N]
 
-            def per_receiver(t):  # [B, H, W] -> what broadcasts against [B, a*b, N]
+            def per_receiver(t):
+                """One number per receiver, [B, H, W], as what broadcasts against [B, a*b, N]."""
                 return t[:, rows, columns].flatten(1)[:, :, None] if ctx.collects else t.flatten(1)[:, None]
 
             if ctx.softmax:

@@ -75,7 +75,8 @@ def attend(q, k, v, regions, heads=1, scaled=True, position=None):
     batch, _, cells, _ = q.shape
     side = cells // regions
 
-    def split(t):  # [B, heads * c, N, N] -> [B, R, R, heads, G*G, c]
+    def split(t):
+        """Cells by region and head: [B, heads * c, N, N] -> [B, R, R, heads, G*G, c]."""
         # Regions and cells are interleaved along each axis: N = (R, G). Viewing N*N as (R*R, G*G) at once
         # would mix pixels of different regions.
         t = t.reshape(batch, heads, -1, regions, side, regions, side)

@@ -144,6 +144,7 @@ class LevelAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
+        """gradient: of the result, [B*Q*M, D] -> those of table, locations and share, of their shapes. See above."""
         table, locations, share = ctx.saved_tensors
         (height, width), points = ctx.shape, share.shape[-1]
         row, right, lower = corners(locations, ctx.shape)  # each [B, Q, M, N]

@@ -211,11 +211,13 @@ def boundary_loss(logits, mask_logits, direction_logits, label, targets=None):
     valid = [p for p in pixels if label[p] != 255]
     refined = refine(logits, mask_logits, direction_logits)
 
-    def surprise(scores, p, target):  # minus the log-probability of the target at pixel p = (b, y, x)
+    def surprise(scores, p, target):
+        """Minus the log-probability of the class `target` at the pixel p = (b, y, x): a scalar."""
         scores = scores[p[0], :, p[1], p[2]]
         return torch.log(torch.exp(scores - scores.max()).sum()) + scores.max() - scores[target]
 
     def mean(scores):
+        """The mean surprise over all valid pixels of the batch, 0 if there is none: a scalar."""
         return sum((surprise(scores, p, label[p]) for p in valid), 0 * scores.sum()) / max(1, len(valid))
 
     def balanced(scores, target, pixels):
