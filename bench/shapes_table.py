@@ -39,7 +39,10 @@ ROWS = {
         ("UN-EPT", (), 1),
         ("no context", ("context=False",), 1),
         ("one level", ("levels=1",), 1),
+        ("one level, 16 points", ("levels=1", "points=16"), 1),
+        ("one level, 64 points", ("levels=1", "points=64"), 1),
         ("16 points", ("points=16",), 1),
+        ("64 points", ("points=64",), 1),
         ("no spatial branch", ("spatial=False",), 1),
     ],
     "pan": [
