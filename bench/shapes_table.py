@@ -42,8 +42,8 @@ ROWS = {
         ("one level, 16 points", ("levels=1", "points=16"), 1),
         ("one level, 64 points", ("levels=1", "points=64"), 1),
         ("16 points", ("points=16",), 1),
-        ("64 points", ("points=64",), 1),
         ("no spatial branch", ("spatial=False",), 1),
+        ("64 points", ("points=64",), 1),
     ],
     "pan": [
         ("PAN", (), 1),
