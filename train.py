@@ -179,8 +179,10 @@ def resolve(arguments, resumed):
 
 
 def load_recipe(paper, dataset, preset="tiny"):
-    """The paper's recipe for a dataset, that of DATASET_PRESET if one size has its own, else the default one."""
+    """The paper's recipe for a dataset, that of DATASET_PRESET if one size has its own, else the default one. The probes
+    shapes-TASK are trained like shapes."""
     recipes = load_paper(paper, "recipe").RECIPES
+    dataset = dataset and dataset.partition("-")[0]
     return recipes.get(f"{dataset}_{preset}") or recipes.get(dataset) or recipes["default"]
 
 
@@ -264,7 +266,7 @@ def main():
         settings = {**config, "recipe": dataclasses.asdict(recipe), "data": arguments.data and str(arguments.data)}
         text = json.dumps(settings, indent=2) + "\n"
         checkpoint.write_atomically(out / "config.json", lambda file: file.write(text.encode()))
-    workers = arguments.workers if arguments.workers is not None else (0 if config["dataset"] == "shapes" else 2)
+    workers = arguments.workers if arguments.workers is not None else (2 if config["dataset"] in datasets.LOADERS else 0)
     result = train(
         model, train_set, val_set, recipe, config, out, change, seed=config["seed"], device=device,
         precision=config["precision"], workers=workers, compile=arguments.compile, resume=resumed, rank=rank,

@@ -9,6 +9,7 @@ from . import ade20k, camvid, cityscapes, coco_stuff, folder, pascal_context, sh
 # Images with labels in each split, as published; None: as many as there are.
 SAMPLES = {
     "shapes": shapes.LENGTHS,
+    **{f"shapes-{task}": shapes.LENGTHS for task in shapes.PROBES},
     "camvid": {"train": 367, "val": 101, "test": 233},
     "voc2012": {"train": 1464, "val": 1449, "trainaug": 10582},
     "ade20k": {"train": 20210, "val": 2000},
@@ -38,15 +39,15 @@ def load(name, root=None, split="train", seed=0):
     """A dataset: len, dataset[i] -> (image uint8 [H, W, 3] RGB, label uint8 [H, W], 255 = ignore), and the
     attributes classes, palette, sample_name(i); from files also stored_ids (see files.FilePairs).
 
-    name: one of NAMES. root: its folder (not for `shapes`). split: "train", "val" or "test", for voc2012 also
+    name: one of NAMES. root: its folder (not for `shapes` and its probes). split: "train", "val" or "test", for voc2012 also
     "trainaug". seed: of the scenes that are made on the fly. Raises UserError, also for files without partner.
     """
     if name not in NAMES:
         raise UserError(f"unknown dataset {name!r}; valid: {', '.join(NAMES)}")
     if split not in SAMPLES[name]:
         raise UserError(f"unknown split {split!r}; valid: {', '.join(SAMPLES[name])} (what {name} has labels for)")
-    if name == "shapes":
-        return shapes.Shapes(split, seed)
+    if name not in LOADERS:
+        return shapes.Shapes(split, seed, task=name.partition("-")[2])
     dataset = LOADERS[name](root, split)
     if dataset.missing:
         more = f" ({len(dataset.missing)} such; `python -m datasets.check {name} {root}` lists them)"
