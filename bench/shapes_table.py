@@ -75,21 +75,31 @@ def run_directory(paper, what, seed):
     return RUNS / f"{paper}-{what.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
-def train(job):
-    """Run or go on with one training."""
-    paper, (what, options, longer), seed, threads = job
-    out = run_directory(paper, what, seed)
-    steps = longer * load_recipe(paper, "shapes").steps
+def train(out, steps, flags, threads):
+    """Run or go on with one training of train.py, if its directory does not hold the result yet."""
     last = out / "last.pt"
     if not (last.exists() and checkpoint.load(last)["step"] == steps):
-        command = [sys.executable, "train.py", "--paper", paper, "--steps", str(steps), "--seed", str(seed),
-                   "--device", "cpu", "--out", str(out), "--resume"]
-        for option in options:
-            command += ["--set", option]
+        command = [sys.executable, "train.py", "--device", "cpu", *flags, "--steps", str(steps), "--out", str(out),
+                   "--resume"]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if result.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-2000:]}")
+
+
+def train_all(runs, jobs):
+    """Do all (run directory, steps, flags), `jobs` at a time, the cores shared among them."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ThreadPoolExecutor(jobs) as pool:
+        for _ in tqdm(pool.map(lambda run: train(*run, threads), runs), total=len(runs), unit="run"):
+            pass
+
+
+def run_of(paper, row, seed):
+    """(run directory, steps, flags) of one training of the table."""
+    what, options, longer = row
+    flags = ["--paper", paper, "--seed", str(seed), *(flag for option in options for flag in ("--set", option))]
+    return run_directory(paper, what, seed), longer * load_recipe(paper, "shapes").steps, flags
 
 
 def load_best(out):
@@ -125,11 +135,8 @@ def main():
     parser.add_argument("--papers", nargs="*", choices=ROWS, default=list(ROWS), help="only these")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, the cores shared among them")
     arguments = parser.parse_args()
-    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    jobs = [(paper, row, seed, threads) for paper in arguments.papers for row in ROWS[paper] for seed in SEEDS]
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for _ in tqdm(pool.map(train, jobs), total=len(jobs), unit="run"):
-            pass
+    rows = ((paper, row, seed) for paper in arguments.papers for row in ROWS[paper] for seed in SEEDS)
+    train_all([run_of(*row) for row in rows], arguments.jobs)
 
     before = [] if not CSV.exists() else list(csv.DictReader(CSV.open(encoding="utf-8")))
     done, test_scenes = [], Shapes("test")

@@ -131,9 +131,9 @@ def make_probe(task, seed, split, index, height=128, width=128):
         direction  the colour of the next cue above the object: there may be a closer one below it
         nearest    the colour of the cue that is closest to the object
         count      the number of cues, whose colours mean nothing
-    The first two show all three colours, in random order: to know which colours there are is to know nothing. The
-    objects' own shapes and colours mean nothing. Mirror images are scenes by the same rule. So a network that does
-    not see the cues gets a third of the objects' pixels right. In
+    The objects' own shapes and colours mean nothing. Mirror images are scenes by the same rule. A network that does not
+    see the cues can get a third of the objects' pixels right. One that knows which colours there are, but not where,
+    gets half in the first two, which have two cues of different colours. In
         thin       wires of 1.5 to 3.5 pixels (of 128), dark or light, run over large blobs
     no context is needed, only detail.
     """
@@ -163,9 +163,9 @@ def make_probe(task, seed, split, index, height=128, width=128):
             canvas[np.abs(across) < side / 128 * rng.uniform(0.75, 1.75)] = add([low + rng.uniform(0, 30)] * 3, kind)
         return lit(canvas, colours, rng), np.take(np.array(classes, dtype=np.uint8), canvas)
 
-    radius, gap = side / 18, side / 6
-    count = int(rng.integers(1, 4)) if task == "count" else 3
-    cues = rng.integers(3, size=3) if task == "count" else rng.permutation(3)
+    radius, gap = side / 16, side / 5
+    count = int(rng.integers(1, 4)) if task == "count" else 2
+    cues = rng.integers(3, size=3) if task == "count" else rng.permutation(3)[:2]
     free = height - 2 * radius - 4 - (count - 1) * gap
     rows = radius + 2 + np.sort(rng.uniform(0, free, count)) + gap * np.arange(count)
     inward = radius + 1 + rng.uniform(0, side / 32)  # from the edge to the cues' centres
@@ -174,8 +174,8 @@ def make_probe(task, seed, split, index, height=128, width=128):
         for fraction, colour in ((1.0, (245, 245, 240)), (0.72, KEY_COLOURS[cue])):
             paint(canvas, add(colour, "cue"), 0, fraction * radius, 0, row, width - 1 - inward if right else inward)
 
-    for _ in range(rng.integers(4, 8)):
-        size = side * 0.05 * (0.12 / 0.05) ** rng.uniform()
+    for _ in range(rng.integers(6, 11)):
+        size = side * 0.06 * (0.12 / 0.06) ** rng.uniform()
         centre_y = rng.uniform(0, height, 20)
         centre_x = rng.uniform(inward + radius + side / 2 + 1.3 * size, width)
         below = centre_y[:, None] - rows  # [20, cues], from cues down to the object

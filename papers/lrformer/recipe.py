@@ -31,6 +31,9 @@ RECIPES = {
         steps=4000, batch_size=8, crop_size=288, lr=1e-3, weight_decay=1e-2, schedule="one-cycle", clip_norm=35.0,
         scale=(0.6, 1.6), colour=0.3, eval_every=500,
     ),
+    "camvid_tiny": Recipe(  # at half resolution
+        steps=5000, batch_size=8, crop_size=160, lr=4e-3, scale=(0.35, 0.8), test_scale=0.5, colour=0.3, eval_every=1000,
+    ),
     "ade20k": ADE20K,
     "ade20k_l": dataclasses.replace(ADE20K, crop_size=640, fit=(2560, 640)),
     "coco_stuff164k": dataclasses.replace(ADE20K, steps=80000, eval_every=8000),

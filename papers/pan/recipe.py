@@ -27,6 +27,9 @@ RECIPES = {
         steps=4000, batch_size=8, crop_size=288, lr=3e-3, weight_decay=1e-2, schedule="one-cycle",
         scale=(0.6, 1.6), colour=0.3, eval_every=500,
     ),
+    "camvid_tiny": Recipe(  # at half resolution
+        steps=5000, batch_size=8, crop_size=160, scale=(0.35, 0.8), test_scale=0.5, colour=0.3, eval_every=1000,
+    ),
     "voc2012": VOC,
     "cityscapes": replace(VOC, steps=37_200, crop_size=768, eval_every=3_720, train_split="train"),  # 200 epochs of 2,975 images
     "default": replace(VOC, steps=80_000, eval_every=8_000, train_split="train"),

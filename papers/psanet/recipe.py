@@ -31,6 +31,9 @@ RECIPES = {
         steps=4000, batch_size=8, crop_size=289, lr=3e-3, weight_decay=1e-2, schedule="one-cycle",
         scale=(0.6, 1.6), colour=0.3, eval_every=500,
     ),
+    "camvid_tiny": Recipe(  # at half resolution
+        steps=5000, batch_size=8, crop_size=160, scale=(0.35, 0.8), test_scale=0.5, colour=0.3, eval_every=1000,
+    ),
     "ade20k": official(steps=126300, crop_size=465),  # 100 epochs
     "voc2012": official(steps=33050, crop_size=465, train_split="trainaug"),  # 50 epochs
     "cityscapes": official(steps=37200, crop_size=705),  # 200 epochs

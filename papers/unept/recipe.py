@@ -29,6 +29,9 @@ RECIPES = {
         steps=4000, batch_size=8, crop_size=288, lr=1e-3, weight_decay=1e-2, schedule="one-cycle",
         scale=(0.6, 1.6), colour=0.3, eval_every=500,
     ),
+    "camvid_tiny": Recipe(  # at half resolution
+        steps=5000, batch_size=8, crop_size=160, lr=2e-3, scale=(0.35, 0.8), test_scale=0.5, colour=0.3, eval_every=1000,
+    ),
     "ade20k": Recipe(fit=(2048, 512), **LONG),
     "pascal_context59": Recipe(fit=(520, 520), **LONG),
     "pascal_context60": Recipe(fit=(520, 520), **LONG),
