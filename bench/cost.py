@@ -3,7 +3,8 @@
 Every mechanism maps [1, 256, side, side] to the same shape. Printed and written to docs/cost.csv: parameters,
 multiply-adds, median time and extra peak memory, forward and forward + backward; drawn in docs/cost.png. The exponent
 is the slope of the time over the number of pixels between the two largest maps, both as logarithms: 1 is linear, 2 is
-every pixel with every pixel. One thread of a CPU, or with --device cuda a GPU (then docs/cost-cuda.csv and .png).
+every pixel with every pixel. Then the whole networks with 150 classes, one image of the size of the paper's training
+crop, to docs/cost-networks.csv. One thread of a CPU, or with --device cuda a GPU (then docs/cost-cuda*).
 
   mechanisms: full = PyTorch's fused attention, 8 heads. pysa = four levels in series. unept = one level, 8 heads of 16
   points. pan = feature pyramid attention. psanet = collect and distribute, not shrunk. lrformer = on a 16 x 16 grid.
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -28,11 +30,15 @@ from papers.pan.model import FPA
 from papers.psanet.model import PSA
 from papers.pysa.model import PySALevel, series_in_cell_space
 from papers.unept.model import DeformableAttention, pixel_centres
+from train import build_model
 
 from .measure import peak_memory, times
 from .shapes_table import ROOT
 
 SIDES, CHANNELS, HEADS = (16, 32, 64, 128), 256, 8
+NETWORKS = (("pysa", "resnet50", 512), ("unept", "resnet50", 480), ("unept", "deit", 480), ("pan", "resnet101", 512),
+            ("psanet", "resnet50", 465), ("psanet", "resnet101", 465), ("lrformer", "t", 512), ("lrformer", "b", 512))
+CSV, WHOLE = ROOT / "docs" / "cost.csv", ROOT / "docs" / "cost-networks.csv"
 COLUMNS = ("mechanism", "side", "pass", "parameters", "multiply-adds", "ms", "MiB")
 # After Okabe and Ito, black for what all others avoid.
 COLOURS = {"full": (0, 0, 0), "pysa": (230, 159, 0), "unept": (86, 180, 233), "pan": (0, 158, 115),
@@ -89,8 +95,9 @@ MECHANISMS = {
 def make(name, side, backward, device="cpu"):
     """The function to measure."""
     torch.manual_seed(0)
-    module = MECHANISMS[name](side).to(device).eval()
-    x = torch.randn(1, CHANNELS, side, side, device=device, requires_grad=backward)
+    with torch.device(device):
+        module = MECHANISMS[name](side).eval()
+        x = torch.randn(1, CHANNELS, side, side, requires_grad=backward)
 
     def step():
         if backward:
@@ -106,17 +113,22 @@ def make(name, side, backward, device="cpu"):
 def multiply_adds(name, side):
     """Of one forward pass: convolutions and matrix products, as PyTorch counts them, and UN-EPT's weighted sums of
     points, which it does not see."""
-    # On "meta" nothing is computed, but PSANet's views need real memory.
-    step = make(name, side, False, "cpu" if name == "psanet" else "meta")
+    with FakeTensorMode():
+        total = counted(make(name, side, False))
+    points = side * side * HEADS * 16 * 4 * (CHANNELS // HEADS) if name == "unept" else 0  # 4 corners per point
+    return total + points
+
+
+def counted(step):
+    """Multiply-adds of convolutions and matrix products in a function."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the fused kernel is not counted
         step()
-    points = side * side * HEADS * 16 * 4 * (CHANNELS // HEADS) if name == "unept" else 0  # 4 corners per point
-    return counter.get_total_flops() // 2 + points
+    return counter.get_total_flops() // 2
 
 
-def cuda_memory(name, side, backward, device):
-    """Extra peak memory in MiB on a GPU."""
-    step = make(name, side, backward, device)
+def cuda_memory(make, *arguments):
+    """Extra peak memory in MiB on a GPU of calling the function that `make(*arguments)` returns."""
+    step = make(*arguments)
     step()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -133,11 +145,11 @@ def measure(sides, device):
             seconds = times(steps, rounds=5 if side < 64 else 3)
             del steps
             for name in MECHANISMS:
-                memory = cuda_memory if device != "cpu" else lambda *what: peak_memory(make, *what)
+                memory = peak_memory if device == "cpu" else cuda_memory
                 rows.append(dict(zip(COLUMNS, (
                     name, side, "forward + backward" if backward else "forward",
                     sum(p.numel() for p in MECHANISMS[name](side).parameters()), multiply_adds(name, side),
-                    f"{1e3 * seconds[name]:.3g}", f"{memory(name, side, backward, device):.3g}",
+                    f"{1e3 * seconds[name]:.3g}", f"{memory(make, name, side, backward, device):.3g}",
                 ))))
     return rows
 
@@ -208,22 +220,69 @@ def plot(rows, path, width=520, height=420):
     pictures.save_png(path, canvas)
 
 
+def make_network(paper, preset, crop, device="cpu"):
+    """The function that runs a whole network on one image."""
+    torch.manual_seed(0)
+    options = {"crop_size": crop, "aux": False} if paper == "psanet" else {}
+    with torch.device(device):
+        network, image = build_model(paper, preset, 150, options).eval(), torch.randn(1, 3, crop, crop)
+
+    def step():
+        with torch.no_grad():
+            network(image)
+
+    step.parameters = sum(p.numel() for p in network.parameters())
+    return step
+
+
+def measure_networks(device):
+    """The rows of the table of whole networks."""
+    rows = []
+    for paper, preset, crop in tqdm(NETWORKS, unit="network"):
+        step = make_network(paper, preset, crop, device)
+        milliseconds = 1e3 * times({"": step}, rounds=3)[""]
+        memory = peak_memory if device == "cpu" else cuda_memory
+        rows.append({
+            "network": f"{paper} {preset}", "crop": crop, "parameters": step.parameters, "multiply-adds": counted(step),
+            "ms": f"{milliseconds:.3g}", "MiB": f"{memory(make_network, paper, preset, crop, device):.3g}",
+        })
+    return rows
+
+
+def networks_table(rows):
+    """Markdown: one line per network."""
+    lines = ["| network | crop | parameters | multiply-adds | forward | memory |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        lines.append(f"| {row['network']} | {row['crop']} x {row['crop']} | {int(row['parameters']) / 1e6:.1f} M "
+                     f"| {int(row['multiply-adds']) / 1e9:.1f} G | {float(row['ms']):,.0f} ms | {float(row['MiB']):,.0f} MiB |")
+    return lines
+
+
+def write(path, rows):
+    """A CSV of dicts with equal keys."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="two or more, the table shows the last but one")
+    parser.add_argument("--sides", type=int, nargs="+", default=SIDES,
+                        help="two or more, the table shows the last but one")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = parser.parse_args()
     if len(set(arguments.sides)) < 2:
         parser.error("--sides: two or more different ones are needed to see growth")
     torch.set_num_threads(1)
     rows = measure(arguments.sides, arguments.device)
-    stem = ROOT / "docs" / ("cost" if arguments.device == "cpu" else "cost-cuda")
-    with stem.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    plot(rows, stem.with_suffix(".png"))
-    print("\n".join(table(rows)))
+    networks = measure_networks(arguments.device)
+    mechanisms, whole = (path if arguments.device == "cpu" else path.with_name(path.name.replace("cost", "cost-cuda"))
+                         for path in (CSV, WHOLE))
+    write(mechanisms, rows)
+    write(whole, networks)
+    plot(rows, mechanisms.with_suffix(".png"))
+    print("\n".join([*table(rows), "", *networks_table(networks)]))
 
 
 if __name__ == "__main__":

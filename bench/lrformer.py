@@ -19,6 +19,8 @@ from papers.lrformer import model as lrformer
 
 from .measure import peak_memory, times
 
+SIZES = 256, 512, 1024  # side of the image
+
 # ------------------------------------------------------------------------ the official forward, transcribed
 
 
@@ -127,7 +129,7 @@ def attention():
     network = lrformer.build(19, "t").eval()
     print("| image | stage | map | module: LRSA ms | full ms | full / LRSA | block: LRSA ms | full ms | full / LRSA |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for size in (256, 512, 1024):
+    for size in SIZES:
         for number, stage in enumerate(network.backbone.stages, 1):
             block, side = stage.blocks[0], size >> (number + 1)
             x = map_of(block.position.in_channels, side)
@@ -169,7 +171,7 @@ def network():
     model = lrformer.build(150, "t", layer_scale=1.0).eval()
     print("| image | form | ms | official / form | extra peak memory, MiB | largest difference / std of the scores |")
     print("|---|---|---|---|---|---|")
-    for size in (512, 1024):
+    for size in SIZES[1:]:
         images = torch.randn(1, 3, size, size)
         candidates = forms(model, images)
         reference = candidates["official"]()

@@ -26,6 +26,8 @@ from papers.pan import model, official
 
 from .measure import peak_memory, times
 
+CROPS, SIDES = (256, 384), (32, 64)  # side of the image for `network`, of the map for `attention`
+
 # ------------------------------------------------------------------------ smp's network, transcribed
 
 
@@ -115,8 +117,8 @@ def network():
         for form, memory in (("", plain), (", channels last", last)):
             networks[name + form] = copy.deepcopy(net).to(memory_format=memory)
     with torch.inference_mode():
-        for batch, side in ((1, 256), (1, 384)):
-            images = {name: torch.randn(batch, 3, side, side).contiguous(
+        for side in CROPS:
+            images = {name: torch.randn(1, 3, side, side).contiguous(
                 memory_format=last if "last" in name else plain) for name in networks}
             images = {name: value.copy_(images["ours"]) for name, value in images.items()}
             maps = {name: (net.backbone if "ours" in name else net.encoder)(images[name])
@@ -133,7 +135,7 @@ def network():
 
             scores = whole("transcription")
             difference = (whole("ours")["out"] - scores).abs().max() / scores.abs().max()
-            print(f"\nresnet34, D = 32, 21 classes, {batch} x {side} x {side}; relative difference {difference:.1e}")
+            print(f"\nresnet34, D = 32, 21 classes, {side} x {side}; relative difference {difference:.1e}")
             print(f"{'':32}{'ms':>9}{'ratio':>8}   (ratio: time of the transcription / time of this)")
             for what, step, rounds in (("decoder", decoder, 15), ("network", whole, 5)):
                 seconds = times({name: (lambda name=name, step=step: step(name)) for name in networks}, rounds)
@@ -176,9 +178,9 @@ def make(form, side):
 def attention():
     """Time and extra memory of FPA and of full attention on the last map of a ResNet-50 or -101."""
     print(f"\nC = {C}, D = {D}, K = 1, keys of {KEYS} channels")
-    for side in (32, 64):
+    for side in SIDES:
         candidates = {form: make(form, side) for form in ("FPA", "full attention")}
-        seconds = times(candidates, rounds=5 if side == 32 else 3)
+        seconds = times(candidates, rounds=5 if side == SIDES[0] else 3)
         memory = {form: peak_memory(make, form, side) for form in candidates}
         print(f"{side} x {side} map (image {16 * side} x {16 * side}): {'ms':>9}{'ratio':>8}{'extra MiB':>11}")
         for form in candidates:

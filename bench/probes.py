@@ -22,7 +22,7 @@ from .attention import NAMES
 from .shapes_table import ROOT, ROWS, SEEDS, load_best, run_of, train_all
 
 RUNS, CSV, PICTURE = ROOT / "runs" / "probes", ROOT / "docs" / "probes.csv", ROOT / "docs" / "probes.png"
-STEPS = {"global": None, "direction": 300, "nearest": 300, "count": 300, "thin": 150}  # global: as its recipe says
+STEPS = {"global": None, "direction": 300, "nearest": 300, "count": 300, "thin": 100}  # global: as its recipe says
 NEAR = 2  # pixels
 SHOWN = 1  # of the test scenes
 

@@ -208,7 +208,7 @@ def picture(run, target):
     pictures.save_png(Path(target), pictures.grid(["pixel", *(names[d] for d in net.psa.directions)], rows))
 
 
-if __name__ == "__main__":
+def main():
     command, *rest = sys.argv[1:] or ["attention"]
     if command == "attention":
         attention([case for case in CASES if not rest or str(case[0]) in rest])
@@ -218,3 +218,7 @@ if __name__ == "__main__":
         picture(*rest)
     else:
         sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ from papers.pysa import model
 from .measure import peak_memory, times
 
 FORMS = ("nothing", "interpolation", "matrices", "cell space", "full attention")
+SIDES = 64, 128  # of the map
 
 
 def levels():
@@ -63,16 +64,16 @@ def make(form, side, backward):
 
 def main():
     torch.set_num_threads(1)
-    some, x = levels(), torch.randn(1, 512, 64, 64)
+    some, x = levels(), torch.randn(1, 512, SIDES[0], SIDES[0])
     with torch.inference_mode():
         reference = model.series_in_cell_space(x, some)
         for name, other in (("matrices", model.series), ("interpolation", by_interpolation)):
             print(f"largest difference, {name} against cell space: {(other(x, some) - reference).abs().max():.1e}")
-    for side in (64, 128):
+    for side in SIDES:
         for backward in (False, True):
-            forms = [form for form in FORMS if (form, side, backward) != ("full attention", 128, True)]
+            forms = [form for form in FORMS if (form, side, backward) != ("full attention", SIDES[1], True)]
             candidates = {form: make(form, side, backward) for form in forms}
-            seconds = times(candidates, rounds=5 if side == 64 else 3)
+            seconds = times(candidates, rounds=5 if side == SIDES[0] else 3)
             del candidates
             print(f"\n{side} x {side}, {'forward + backward' if backward else 'forward'}")
             print(f"{'':16}{'ms':>9}{'ratio':>8}{'MiB':>9}{'ratio':>8}   (ratio: to cell space)")

@@ -29,7 +29,7 @@ from .shapes_table import ROOT, load_best, train_all
 CSV = ROOT / "docs" / "results.csv"
 NETWORKS = {"FCN": ("pysa", ["--set", "context=False"])} | {name: (paper, []) for paper, name in NAMES.items()}
 LARGE = dict.fromkeys(NETWORKS, "resnet50") | {"LRFormer": "t"}
-STEPS = 1200
+STEPS = 1000
 SHOWN = (10, 90)  # of the test images
 
 

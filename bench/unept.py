@@ -17,6 +17,7 @@ from bench.measure import peak_memory, times
 from papers.unept import model
 
 HEADS, WIDTH, LEVELS = 8, 32, 3
+SIDES, POINTS = (64,), (16, 4)  # unless flags say otherwise
 
 
 def by_autograd(value, shapes, locations, weights):
@@ -104,8 +105,8 @@ def main():
     torch.set_num_threads(1)
     names = ["full attention (SDPA)", *FORMS]
     print(f"{'side':>4} {'N':>3} {'':12} {'form':26} {'ms':>8} {'MiB':>7} {'ratio ms':>9} {'ratio MiB':>9}")
-    for side in arguments.side or [64]:
-        for points in arguments.points or [16, 4]:
+    for side in arguments.side or SIDES:
+        for points in arguments.points or POINTS:
             for backward in (False, True):
                 seconds = times({name: make(name, side, points, backward) for name in names}, arguments.rounds)
                 memory = {name: peak_memory(make, name, side, points, backward) for name in names}

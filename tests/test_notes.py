@@ -46,16 +46,38 @@ def test_every_row_links_to_its_line(paper):
     assert relink(text, paper) == text, "links are out of date: run `make links`"
 
 
-@pytest.mark.parametrize("paper", PAPERS)
-def test_relative_links_resolve(paper):
-    folder = ROOT / "papers" / paper
-    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", notes(paper)):
-        assert (folder / target).exists(), target
+PAGES = sorted(path for folder in (".", "docs", "papers/*") for path in ROOT.glob(f"{folder}/*.md"))
 
 
-def test_readme_links_resolve():
-    for target in re.findall(r"(?:\]\(|src=\")([^)#:\s\"]+)", (ROOT / "README.md").read_text(encoding="utf-8")):
-        assert (ROOT / target).exists(), target
+def anchors(page):
+    """What links to a page may put behind `#`: its headings as GitHub writes them, its lines."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".md":
+        return {f"L{number}" for number in range(1, len(text.splitlines()) + 1)}
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def dead_links(page, text):
+    """The relative links of a page that lead nowhere."""
+    found = re.findall(r"(?:\]\(|src=\")([^)\s\"]+)", re.sub(r"^(`{3,}).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE))
+    for link in found:
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not re.match(r"\w+:", link) and not (target.exists() and (not anchor or anchor in anchors(target))):
+            yield link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page):
+    assert not list(dead_links(page, page.read_text(encoding="utf-8")))
+
+
+def test_dead_links_are_found():
+    page = ROOT / "README.md"
+    links = {"papers/psanet/paper.md": True, "papers/psanet/nothing.md": False, "common/metrics.py#L3": True,
+             "common/metrics.py#L9999": False, "#two-commands": True, "#three-commands": False}
+    assert list(dead_links(page, " ".join(f"[x]({link})" for link in links))) == [k for k, ok in links.items() if not ok]
 
 
 def measured(name):

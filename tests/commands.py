@@ -1,0 +1,229 @@
+"""python -m tests.commands: run every command of README.md, docs/ and the papers' notes, in this folder, with tiny budgets.
+
+Meant for a copy of the repository (tests/test_commands.py makes one): it writes runs/, docs/ and what the commands
+write. Commands run in the order of their page, one after another, in this process, because importing torch takes longer
+than most of them. Each is taken as it stands but for
+    one training step of two images; few scenes and few, small files in place of datasets, weights and photos
+    small sizes in place of the benchmarks' own, everything measured once
+Not run are those of ELSEWHERE, and pytest only collects its tests.
+"""
+
+import importlib
+import re
+import runpy
+import shlex
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+
+import datasets
+from common.training import Recipe
+from datasets import shapes
+from tests import layouts
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("papers/*/paper.md"))]
+PAGES += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md") if path.name != "adding_a_paper.md")
+ELSEWHERE = {
+    "make test": "runs this", "make faults": "takes twenty minutes", "make torture": "takes minutes",
+    "python -m venv": "makes an environment",
+}
+# Sizes of benchmarks: module, what is replaced.
+SMALL = {
+    "shapes_table": {"SEEDS": (0,)},
+    "probes": {"SEEDS": (0,), "STEPS": {"global": None, "nearest": 1, "thin": 1}},
+    "results": {"STEPS": 1, "SHOWN": (0,)},
+    "camvid": {"SHOWN": (0,)},
+    "cost": {"SIDES": (8, 16), "NETWORKS": (("pysa", "tiny", 64), ("psanet", "tiny", 65))},
+    "pysa": {"SIDES": (8, 16)},
+    "pan": {"CROPS": (64, 96), "SIDES": (4, 8)},
+    "psanet": {"CASES": [(30, 1)], "CHANNELS": 8},
+    "lrformer": {"SIZES": (64, 128)},
+    "unept": {"SIDES": (4,), "POINTS": (2,)},
+    "loader": {"multiscale": lambda: int},
+}
+EXTRA = {
+    "train.py": ["--steps", "1", "--batch-size", "2", "--device", "cpu", "--workers", "0"],
+    "eval.py": ["--device", "cpu"],
+    "bench.loader": ["--images", "2", "--crop-size", "64"],
+    "bench.receptive_field": ["--images", "2"],
+    "pytest": ["--collect-only", "-q"],
+}
+DATA = {
+    "ade20k": layouts.ade20k, "camvid": layouts.camvid, "voc2012": layouts.voc, "cityscapes": layouts.cityscapes,
+    "pascal_context60": lambda root: layouts.context_published(root / "VOC2010", root / "trainval"), "folder": layouts.folder,
+}
+
+
+def commands(text):
+    """The commands of a page: lines of its blocks, then those inside sentences."""
+    blocks = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    found = [line.partition(" #")[0].strip() for block in blocks.findall(text) for line in block.splitlines()]
+    found += re.findall(r"`([^`\n]+)`", blocks.sub("", text))
+    return [line for line in found if re.match(r"(\S*python|make|pytest|torchrun) \S", line)]
+
+
+def of_make(line):
+    """The commands behind `make TARGET NAME=VALUE ...`, read from the Makefile."""
+    target, *given = line.split()[1:]
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", text, re.MULTILINE)[1]
+    variables = dict(re.findall(r"^(\w+) \?=[ ]*(.*)$", text, re.MULTILINE)) | dict(pair.split("=") for pair in given)
+    variables["RUN"] = "python"
+    return [re.sub(r"\$\((\w+)\)", lambda name: variables[name[1]], step) for step in recipe.strip().split("\n\t")]
+
+
+def prepare():
+    """The files that pages take for granted."""
+    Image.fromarray(shapes.make_scene(0, "val", 0)[0]).save("photo.jpg")
+    for name, make in DATA.items():
+        make(Path("data", name))
+    layouts.ade20k(Path("data/ADEChallengeData2016"))
+    layouts.folder(Path("my_data"))
+
+
+def weights(paper, preset):
+    """A file of random weights for the backbone, in the layout of the published one."""
+    path = Path(f"{paper}-{preset}-backbone.pth")
+    if not path.exists():
+        network = importlib.import_module(f"papers.{paper}.model").build(3, preset)
+        torch.save(network.backbone.state_dict(), path)
+    return str(path)
+
+
+def official(paper, classes):
+    """A checkpoint of the official code with random weights: the names and shapes of a recorded one."""
+    path = Path(f"{paper}-official-{classes}.pth")
+    if not path.exists():
+        case = {"psanet": "psanet_r50_bi", "unept": "unept_res50", "pan": "pan_smp_resnet34_256x256",
+                "lrformer": "lrformer_t_256x320"}[paper]
+        seeded = importlib.import_module(f"papers.{paper}.golden.seeded")
+        stored = seeded.load_case(ROOT / "papers" / paper / "golden" / f"{case}.npz")["shapes"]
+        state = {name: torch.from_numpy(np.asarray(value)) for name, value in seeded.seeded_state(stored).items()}
+        state |= {name: torch.zeros(shape) for name, shape in stored.items() if name not in state}
+        known = importlib.import_module(f"papers.{paper}.official").build_arguments(state)["num_classes"]
+        state = {name: value.new_zeros(classes, *value.shape[1:]) if value.shape[:1] == (known,) else value
+                 for name, value in state.items()}
+        torch.save(state, path)
+    return str(path)
+
+
+def stand_ins(words):
+    """The command with files that exist in place of the page's."""
+    paper = next((after for word, after in zip(words, words[1:]) if word == "--paper"), "pysa")
+    preset = next((after for word, after in zip(words, words[1:]) if word == "--preset"), "tiny")
+    dataset = next((name for name in DATA if name in " ".join(words)), "camvid")
+    meant = {
+        "NAME": dataset, "PATH": f"data/{dataset}", "RUN": "runs/pysa-tiny-shapes", "ROW,COL": "40,100",
+        "CHECKPOINT": "runs/pan-spatial/best.pt", "FILE.png": "gates-2.png",
+    }
+    before, result = "", []
+    for word in words:
+        if before == "--weights":
+            word = weights(paper, preset)
+        elif before == "--official":
+            word = official(paper, 150 if dataset == "ade20k" else 21)
+        elif before == "--side":
+            word = str(int(word) // 8)
+        result.append(meant.get(word, word))
+        before = word
+    return result
+
+
+def run(words):
+    """One command without its `python`: a program or `-m` and a module. Raises if it fails."""
+    words = stand_ins(words)
+    name = words[1] if words[0] == "-m" else words[0]
+    sys.argv = [name, *words[2 if words[0] == "-m" else 1 :]]
+    if "--help" not in words:
+        sys.argv += EXTRA.get(name, [])
+        if name == "train.py" and "--dataset" in words:
+            sys.argv += ["--crop-size", "64"]
+        if name == "eval.py" and "--data" in words:
+            sys.argv += ["--scales", "0.1", "--crop-size", "65"]
+    try:
+        if name.startswith("bench."):
+            importlib.import_module(name).main()
+        elif words[0] == "-m":
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(name, run_name="__main__")
+    except SystemExit as stop:
+        if stop.code not in (None, 0):
+            raise RuntimeError(f"exit code {stop.code}") from stop
+
+
+def in_process(command, **_):
+    """Takes the place of subprocess.run([python, program, ...]) in the benchmarks."""
+    before = sys.argv
+    run(command[1:])
+    sys.argv = before
+    return SimpleNamespace(returncode=0)
+
+
+def shrink():
+    """Make scenes few, benchmarks small."""
+    shapes.LENGTHS.update(val=2, test=30)
+    for name in datasets.LOADERS:
+        datasets.SAMPLES[name] = dict.fromkeys(datasets.SAMPLES[name])  # no number of images is the published one
+    for name in sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py")):
+        module = importlib.import_module(f"bench.{name}")
+        for what in ("times", "peak_memory"):
+            if hasattr(module, what):
+                setattr(module, what, globals()[f"{what}_once"])
+        if hasattr(module, "ROWS"):
+            module.ROWS = {paper: rows[:2] for paper, rows in module.ROWS.items()}
+        if hasattr(module, "load_recipe"):
+            module.load_recipe = lambda *_: Recipe(steps=1)
+        if hasattr(module, "subprocess"):
+            module.subprocess = SimpleNamespace(run=in_process)
+        for what, value in SMALL.get(name, {}).items():
+            assert hasattr(module, what), f"bench.{name} has no {what} to replace"
+            setattr(module, what, value)
+
+
+def times_once(candidates, rounds=1):
+    """bench.measure.times without repetition."""
+    for function in candidates.values():
+        function()
+    return dict.fromkeys(candidates, 1.0)
+
+
+def peak_memory_once(make, *arguments):
+    """bench.measure.peak_memory without a process of its own."""
+    make(*arguments)()
+    return 1.0
+
+
+def main():
+    prepare()
+    shrink()
+    done, pages = set(), sys.argv[1:] or PAGES
+    for page in pages:
+        for line in commands((ROOT / page).read_text(encoding="utf-8")):
+            if any(line.startswith(start) for start in ELSEWHERE):
+                continue
+            for step in of_make(line) if line.startswith("make ") else [line]:
+                words = shlex.split(step)
+                words = words[1:] if words[0].endswith("python") else ["-m", *words]
+                if tuple(words) in done:  # two ways of saying the same
+                    continue
+                done.add(tuple(words))
+                started = time.perf_counter()
+                print(f"$ {page}: {step}", flush=True)
+                try:
+                    run(words)
+                except BaseException:
+                    print(f"FAILED {page}: {line}", file=sys.stderr, flush=True)
+                    raise
+                print(f"  {time.perf_counter() - started:.1f} s", flush=True)
+    print(f"{len(done)} commands")
+
+
+if __name__ == "__main__":
+    main()
