@@ -77,6 +77,83 @@ def test_palette_has_one_colour_per_class():
     assert len(shapes.PALETTE) == len(shapes.CLASSES) == len(set(shapes.PALETTE)) == 12
 
 
+# ------------------------------------------------------------------------------------ probes
+
+
+def middles(label, values):
+    """(row, column) of the middle of every connected blob of these values."""
+    found, free = [], np.isin(label, values)
+    seen = np.zeros_like(free)
+    for start in zip(*np.nonzero(free)):
+        if seen[start]:
+            continue
+        stack, pixels = [start], []
+        seen[start] = True
+        while stack:
+            y, x = stack.pop()
+            pixels.append((y, x))
+            for near in ((y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)):
+                if 0 <= min(near) and near[0] < free.shape[0] and near[1] < free.shape[1] and free[near] and not seen[near]:
+                    seen[near] = True
+                    stack.append(near)
+        found.append(tuple(np.mean(pixels, axis=0)))
+    return found
+
+
+@pytest.mark.parametrize("task", ["direction", "nearest", "count"])
+def test_probes_follow_their_rule(task):
+    """The class of every object, found again from the picture: cues by their place and colour."""
+    checked, seen = 0, set()
+    for index in range(30):
+        image, label = shapes.make_probe(task, 0, "train", index)
+        cues = sorted(middles(label, [1]))
+        colours = [int(np.abs(shapes.KEY_COLOURS.astype(int) - image[int(y), int(x)]).sum(1).argmin()) for y, x in cues]
+        objects = np.argwhere(label > 1)
+        distance = np.abs(objects[:, 1] - cues[0][1])
+        assert len(cues) in ((1, 2, 3) if task == "count" else (2,)) and distance.min() >= 64
+        for number, (y, x) in ((n, place) for n in (2, 3, 4) for place in middles(label, [n])):
+            # Objects overlap and are cut off, so their middle is known to a few pixels: leave out close calls.
+            heights = [y - cue[0] for cue in cues]
+            if task == "direction" and min(map(abs, heights)) > 16:
+                above = [colour for height, colour in zip(heights, colours) if height > 0]
+                assert number - 2 == above[-1]
+            elif task == "nearest" and abs(abs(heights[0]) - abs(heights[1])) > 32:
+                assert number - 2 == colours[int(np.argmin(np.abs(heights)))]
+            elif task == "count":
+                assert number - 1 == len(cues)
+            else:
+                continue
+            checked += 1
+            seen.add(number)
+    assert checked > 25 and seen == {2, 3, 4}
+
+
+def test_mirror_images_of_probes_follow_the_same_rule():
+    """Training mirrors left and right: the rules speak of heights, counts and distances only, so cues are on both sides."""
+    sides = {np.argwhere(shapes.make_probe("direction", 0, "val", index)[1] == 1)[:, 1].mean() > 64 for index in range(20)}
+    assert sides == {True, False}
+
+
+def test_thin_wires_are_thin():
+    """No pixel of a wire is three pixels inside it."""
+    wires = np.concatenate([shapes.make_probe("thin", 0, "train", index)[1] for index in range(20)])
+    for number in (2, 3):
+        windows = np.lib.stride_tricks.sliding_window_view(wires == number, (9, 9))
+        assert (wires == number).mean() > 0.02 and windows.all((2, 3)).mean() < 1e-3
+
+
+@pytest.mark.parametrize("task", shapes.PROBES)
+def test_probes_are_datasets(task):
+    dataset = datasets.load(f"shapes-{task}", None, "val")
+    image, label = dataset[3]
+    again = shapes.make_probe(task, 0, "val", 3)
+    assert np.array_equal(image, again[0]) and np.array_equal(label, again[1]) and len(dataset) == 100
+    assert image.shape == (128, 128, 3) and image.dtype == label.dtype == np.uint8
+    assert len(dataset.classes) == len(dataset.palette) == len(set(dataset.palette)) == len(dataset.stored_ids)
+    assert label.max() < len(dataset.classes)
+    assert shapes.make_probe(task, 0, "val", 3, 33, 200)[0].shape == (33, 200, 3)
+
+
 # ------------------------------------------------------------------------------------ files
 
 
