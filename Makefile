@@ -8,7 +8,7 @@ endif
 RUN := $(BIN)/python
 ARGS ?=
 DATA ?= data/camvid
-PAPER ?= pysa
+PAPER ?= cost
 
 help:            ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## */\1 @/p' Makefile | awk -F' @' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,10 +33,16 @@ faults: setup    ## plant known mistakes in the papers' code and see that the te
 torture: setup   ## kill training 20 times, also while it writes, and compare with an uninterrupted run bit by bit
 	$(RUN) -m tests.torture $(ARGS)
 
-bench: setup     ## time and memory against full attention and the official form; PAPER=pan for another than pysa
+bench: setup     ## what all mechanisms cost beside full attention; PAPER=pan: one paper, also against its plainer forms
 	$(RUN) -m bench.$(PAPER) $(ARGS)
 
-shapes-table: setup    ## train the table of the front page: with and without context, three seeds (about an hour)
+probes: setup    ## train what each mechanism can express: five kinds of scenes, three seeds (hours; can be stopped)
+	$(RUN) -m bench.probes $(ARGS)
+
+results: setup   ## train all five and a plain network alike on CamVid; DATA=folder of CamVid (an hour; can be stopped)
+	$(RUN) -m bench.results --data $(DATA) $(ARGS)
+
+shapes-table: setup    ## train every variant of every paper, three seeds each (hours; can be stopped)
 	$(RUN) -m bench.shapes_table $(ARGS)
 
 pictures: setup  ## draw what trained networks look at and how far they see; trains what is missing, minutes each
@@ -53,5 +59,5 @@ clean:           ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train test faults torture bench shapes-table pictures camvid links clean
+.PHONY: help setup train test faults torture bench probes results shapes-table pictures camvid links clean
 .DEFAULT_GOAL := help

@@ -1,4 +1,4 @@
-"""python -m bench.camvid --data PATH: PySA `tiny` from scratch on CamVid, the table and picture of the front page.
+"""python -m bench.camvid --data PATH: PySA `tiny` from scratch on CamVid, the table and picture of its notes.
 
 Trains with papers/pysa/recipe.py's "camvid" numbers in runs/pysa-tiny-camvid (goes on if it was interrupted), scores
 the state that was best on val at the full 480 x 360 labels, on val, and on test by three protocols, writes docs/camvid.csv

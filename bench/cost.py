@@ -3,8 +3,10 @@
 Every mechanism maps [1, 256, side, side] to the same shape. Printed and written to docs/cost.csv: parameters,
 multiply-adds, median time and extra peak memory, forward and forward + backward; drawn in docs/cost.png. The exponent
 is the slope of the time over the number of pixels between the two largest maps, both as logarithms: 1 is linear, 2 is
-every pixel with every pixel. Then the whole networks with 150 classes, one image of the size of the paper's training
-crop, to docs/cost-networks.csv. One thread of a CPU, or with --device cuda a GPU (then docs/cost-cuda*).
+every pixel with every pixel. Shares are of the limits measured in the same run: multiply-adds per second of a large
+matrix product, and bytes per second of a large copy if the map were only read and the result only written. Then the
+whole networks with 150 classes, one image of the size of the paper's training crop, to docs/cost-networks.csv. One
+thread of a CPU, or with --device cuda a GPU (then docs/cost-cuda*).
 
   mechanisms: full = PyTorch's fused attention, 8 heads. pysa = four levels in series. unept = one level, 8 heads of 16
   points. pan = feature pyramid attention. psanet = collect and distribute, not shrunk. lrformer = on a 16 x 16 grid.
@@ -39,7 +41,7 @@ SIDES, CHANNELS, HEADS = (16, 32, 64, 128), 256, 8
 NETWORKS = (("pysa", "resnet50", 512), ("unept", "resnet50", 480), ("unept", "deit", 480), ("pan", "resnet101", 512),
             ("psanet", "resnet50", 465), ("psanet", "resnet101", 465), ("lrformer", "t", 512), ("lrformer", "b", 512))
 CSV, WHOLE = ROOT / "docs" / "cost.csv", ROOT / "docs" / "cost-networks.csv"
-COLUMNS = ("mechanism", "side", "pass", "parameters", "multiply-adds", "ms", "MiB")
+COLUMNS = ("mechanism", "side", "pass", "parameters", "multiply-adds", "ms", "MiB", "share of product", "share of copy")
 # After Okabe and Ito, black for what all others avoid.
 COLOURS = {"full": (0, 0, 0), "pysa": (230, 159, 0), "unept": (86, 180, 233), "pan": (0, 158, 115),
            "psanet": (204, 121, 167), "lrformer": (0, 114, 178)}
@@ -136,9 +138,17 @@ def cuda_memory(make, *arguments):
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
+def limits(device):
+    """Multiply-adds per second of a large matrix product, bytes per second of a large copy."""
+    side = 1024 if device == "cpu" else 8192
+    matrix, block = torch.randn(side, side, device=device), torch.randn(2**26, device=device)
+    seconds = times({"product": lambda: matrix @ matrix, "copy": block.clone})
+    return side**3 / seconds["product"], 2 * block.nbytes / seconds["copy"]
+
+
 def measure(sides, device):
     """The rows of the table, one per mechanism, side and pass."""
-    rows = []
+    rows, (products, copies) = [], limits(device)
     for side in tqdm(sides, unit="size"):
         for backward in (False, True):
             steps = {name: make(name, side, backward, device) for name in MECHANISMS}
@@ -146,10 +156,14 @@ def measure(sides, device):
             del steps
             for name in MECHANISMS:
                 memory = peak_memory if device == "cpu" else cuda_memory
+                shares = ("", "")  # of the forward pass
+                if not backward:
+                    shares = (f"{multiply_adds(name, side) / seconds[name] / products:.3f}",
+                              f"{2 * 4 * CHANNELS * side * side / seconds[name] / copies:.3f}")
                 rows.append(dict(zip(COLUMNS, (
                     name, side, "forward + backward" if backward else "forward",
                     sum(p.numel() for p in MECHANISMS[name](side).parameters()), multiply_adds(name, side),
-                    f"{1e3 * seconds[name]:.3g}", f"{memory(make, name, side, backward, device):.3g}",
+                    f"{1e3 * seconds[name]:.3g}", f"{memory(make, name, side, backward, device):.3g}", *shares,
                 ))))
     return rows
 
@@ -167,8 +181,8 @@ def table(rows):
     side = sorted({int(row["side"]) for row in rows})[-2]
     at = {(row["mechanism"], row["pass"]): row for row in rows if int(row["side"]) == side}
     lines = [
-        f"| {side} x {side} | parameters | multiply-adds | forward | memory | forward + backward | memory | grows as |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| {side} x {side} | parameters | multiply-adds | forward | share of matrix product | memory "
+        "| forward + backward | memory | grows as |", "|---" * 9 + "|",
     ]
     for name in MECHANISMS:
         cells = []
@@ -177,6 +191,8 @@ def table(rows):
             for unit in ("ms", "MiB"):
                 ratio = float(here[unit]) / float(full[unit])
                 cells.append(f"{float(here[unit]):,.0f} {unit}" + (f" ({ratio:.2g})" if name != "full" else ""))
+                if here["share of product"] and unit == "ms":
+                    cells.append(f"{float(here['share of product']):.0%}")
         here = at[name, "forward"]
         lines.append(f"| {name} | {int(here['parameters']) / 1e6:.2f} M | {int(here['multiply-adds']) / 1e9:.2f} G | "
                      f"{' | '.join(cells)} | pixels^{exponent(rows, name, True):.1f} |")
@@ -254,7 +270,8 @@ def networks_table(rows):
     lines = ["| network | crop | parameters | multiply-adds | forward | memory |", "|---|---|---|---|---|---|"]
     for row in rows:
         lines.append(f"| {row['network']} | {row['crop']} x {row['crop']} | {int(row['parameters']) / 1e6:.1f} M "
-                     f"| {int(row['multiply-adds']) / 1e9:.1f} G | {float(row['ms']):,.0f} ms | {float(row['MiB']):,.0f} MiB |")
+                     f"| {int(row['multiply-adds']) / 1e9:.1f} G | {float(row['ms']):,.0f} ms "
+                     f"| {float(row['MiB']):,.0f} MiB |")
     return lines
 
 

@@ -26,7 +26,7 @@ from .attention import NAMES
 from .measure import times
 from .shapes_table import ROOT, load_best, train_all
 
-CSV = ROOT / "docs" / "results.csv"
+CSV, LOG = ROOT / "docs" / "results.csv", ROOT / "docs" / "results-log.csv"
 NETWORKS = {"FCN": ("pysa", ["--set", "context=False"])} | {name: (paper, []) for paper, name in NAMES.items()}
 LARGE = dict.fromkeys(NETWORKS, "resnet50") | {"LRFormer": "t"}
 STEPS = 1000
@@ -70,7 +70,8 @@ def milliseconds(networks):
 
 def table(rows):
     """Markdown: one line per network."""
-    lines = ["| | parameters | steps | mIoU val | mIoU test | ms per training step | ms per test image |", "|---" * 7 + "|"]
+    lines = ["| | parameters | steps | mIoU val | mIoU test | ms per training step | ms per test image |",
+             "|---" * 7 + "|"]
     for row in rows:
         lines.append(f"| {row['network']} | {int(row['parameters']) / 1e6:.2f} M | {row['steps']} "
                      f"| {float(row['val']):.1%} | **{float(row['test']):.1%}** "
@@ -82,8 +83,8 @@ def classes_table(rows):
     """Markdown: IoU on test, one line per class."""
     lines = ["| test IoU | " + " | ".join(row["network"] for row in rows) + " |", "|---" * (1 + len(rows)) + "|"]
     for name in list(rows[0])[7:]:
-        best = max(float(row[name]) for row in rows)
-        cells = (f"**{float(row[name]):.1%}**" if float(row[name]) == best else f"{float(row[name]):.1%}" for row in rows)
+        values = [float(row[name]) for row in rows]
+        cells = (f"**{value:.1%}**" if value == max(values) else f"{value:.1%}" for value in values)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 

@@ -1,7 +1,7 @@
 """python -m bench.shapes_table [--papers pysa ...] [--jobs 2]: what context is worth, and every part of it.
 
 Trains every network of ROWS on `shapes` with three seeds, scores it on the 100 test scenes (never used for choosing
-anything), writes docs/shapes.csv, one row per run, and prints the table of the front page and that of each paper.
+anything), writes docs/shapes.csv, one row per run, and prints the table of each paper's notes.
 Runs lie in runs/shapes-table/; finished ones are not repeated and interrupted ones go on, so the command can be
 stopped at will. Also draws docs/context.png: the same scenes with and without context.
 """
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from common import checkpoint, pictures
 from common.inference import evaluate, predict
-from datasets.shapes import KEYS, Shapes, local_bound
+from datasets.shapes import KEYS, Shapes
 from train import build_model, load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,13 +123,6 @@ def table(rows):
     return lines
 
 
-def front_page(rows):
-    """The table of the front page: every paper with and without context, and what no local network can exceed."""
-    shown = {(paper, row[0]) for paper, group in ROWS.items() for row in group[: 3 if paper == "pysa" else 2]}
-    lines = table(row for row in rows if (row["paper"], row["network"]) in shown)
-    return [*lines, f"| | bound for every network that cannot see the key | | {local_bound():.1%} |"]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--papers", nargs="*", choices=ROWS, default=list(ROWS), help="only these")
@@ -154,7 +147,6 @@ def main():
         writer = csv.DictWriter(file, ["paper", "network", "steps", "seed", "miou"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(done)
-    print("\n".join(front_page(done)))
     for paper in arguments.papers:
         print(f"\n{paper}\n" + "\n".join(table(row for row in done if row["paper"] == paper)))
 

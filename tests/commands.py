@@ -1,4 +1,4 @@
-"""python -m tests.commands: run every command of README.md, docs/ and the papers' notes, in this folder, with tiny budgets.
+"""python -m tests.commands [PAGE ...]: run every command of README.md, docs/ and the papers' notes, with tiny budgets.
 
 Meant for a copy of the repository (tests/test_commands.py makes one): it writes runs/, docs/ and what the commands
 write. Commands run in the order of their page, one after another, in this process, because importing torch takes longer
@@ -56,7 +56,8 @@ EXTRA = {
 }
 DATA = {
     "ade20k": layouts.ade20k, "camvid": layouts.camvid, "voc2012": layouts.voc, "cityscapes": layouts.cityscapes,
-    "pascal_context60": lambda root: layouts.context_published(root / "VOC2010", root / "trainval"), "folder": layouts.folder,
+    "pascal_context60": lambda root: layouts.context_published(root / "VOC2010", root / "trainval"),
+    "folder": layouts.folder,
 }
 
 
@@ -72,10 +73,12 @@ def of_make(line):
     """The commands behind `make TARGET NAME=VALUE ...`, read from the Makefile."""
     target, *given = line.split()[1:]
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", text, re.MULTILINE)[1]
+    found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", text, re.MULTILINE)
+    if not found:
+        raise ValueError(f"the Makefile has no target {target}")
     variables = dict(re.findall(r"^(\w+) \?=[ ]*(.*)$", text, re.MULTILINE)) | dict(pair.split("=") for pair in given)
     variables["RUN"] = "python"
-    return [re.sub(r"\$\((\w+)\)", lambda name: variables[name[1]], step) for step in recipe.strip().split("\n\t")]
+    return [re.sub(r"\$\((\w+)\)", lambda name: variables[name[1]], step) for step in found[1].strip().split("\n\t")]
 
 
 def prepare():
@@ -203,25 +206,25 @@ def peak_memory_once(make, *arguments):
 def main():
     prepare()
     shrink()
-    done, pages = set(), sys.argv[1:] or PAGES
-    for page in pages:
+    done = set()
+    for page in sys.argv[1:] or PAGES:
         for line in commands((ROOT / page).read_text(encoding="utf-8")):
             if any(line.startswith(start) for start in ELSEWHERE):
                 continue
-            for step in of_make(line) if line.startswith("make ") else [line]:
-                words = shlex.split(step)
-                words = words[1:] if words[0].endswith("python") else ["-m", *words]
-                if tuple(words) in done:  # two ways of saying the same
-                    continue
-                done.add(tuple(words))
-                started = time.perf_counter()
-                print(f"$ {page}: {step}", flush=True)
-                try:
+            try:
+                for step in of_make(line) if line.startswith("make ") else [line]:
+                    words = shlex.split(step)
+                    words = words[1:] if words[0].endswith("python") else ["-m", *words]
+                    if tuple(words) in done:  # pages may say the same
+                        continue
+                    done.add(tuple(words))
+                    print(f"$ {page}: {step}", flush=True)
+                    started = time.perf_counter()
                     run(words)
-                except BaseException:
-                    print(f"FAILED {page}: {line}", file=sys.stderr, flush=True)
-                    raise
-                print(f"  {time.perf_counter() - started:.1f} s", flush=True)
+                    print(f"  {time.perf_counter() - started:.1f} s", flush=True)
+            except BaseException:
+                print(f"FAILED {page}: {line}", file=sys.stderr, flush=True)
+                raise
     print(f"{len(done)} commands")
 
 

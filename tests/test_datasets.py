@@ -93,7 +93,8 @@ def middles(label, values):
             y, x = stack.pop()
             pixels.append((y, x))
             for near in ((y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)):
-                if 0 <= min(near) and near[0] < free.shape[0] and near[1] < free.shape[1] and free[near] and not seen[near]:
+                inside = 0 <= near[0] < free.shape[0] and 0 <= near[1] < free.shape[1]
+                if inside and free[near] and not seen[near]:
                     seen[near] = True
                     stack.append(near)
         found.append(tuple(np.mean(pixels, axis=0)))
@@ -129,9 +130,9 @@ def test_probes_follow_their_rule(task):
 
 
 def test_mirror_images_of_probes_follow_the_same_rule():
-    """Training mirrors left and right: the rules speak of heights, counts and distances only, so cues are on both sides."""
-    sides = {np.argwhere(shapes.make_probe("direction", 0, "val", index)[1] == 1)[:, 1].mean() > 64 for index in range(20)}
-    assert sides == {True, False}
+    """Training mirrors left and right: the rules speak of heights, counts and distances; so cues are on both sides."""
+    labels = [shapes.make_probe("direction", 0, "val", index)[1] for index in range(20)]
+    assert {np.argwhere(label == 1)[:, 1].mean() > 64 for label in labels} == {True, False}
 
 
 def test_thin_wires_are_thin():

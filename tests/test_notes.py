@@ -60,8 +60,8 @@ def anchors(page):
 
 def dead_links(page, text):
     """The relative links of a page that lead nowhere."""
-    found = re.findall(r"(?:\]\(|src=\")([^)\s\"]+)", re.sub(r"^(`{3,}).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE))
-    for link in found:
+    outside = re.sub(r"^(`{3,}).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE)  # of blocks of code
+    for link in re.findall(r"(?:\]\(|src=\")([^)\s\"]+)", outside):
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
         if not re.match(r"\w+:", link) and not (target.exists() and (not anchor or anchor in anchors(target))):
@@ -75,15 +75,15 @@ def test_links_resolve(page):
 
 def test_dead_links_are_found():
     page = ROOT / "README.md"
-    links = {"papers/psanet/paper.md": True, "papers/psanet/nothing.md": False, "common/metrics.py#L3": True,
-             "common/metrics.py#L9999": False, "#two-commands": True, "#three-commands": False}
-    assert list(dead_links(page, " ".join(f"[x]({link})" for link in links))) == [k for k, ok in links.items() if not ok]
+    alive = ("papers/psanet/paper.md", "common/metrics.py#L3", "#two-commands", "https://a.b/c")
+    dead = ("papers/psanet/nothing.md", "common/metrics.py#L9999", "#three-commands")
+    assert tuple(dead_links(page, " ".join(f"[x]({link})" for link in (*alive, *dead)))) == dead
 
 
-def measured(name):
-    """A benchmark and the rows of the CSV that it wrote."""
+def measured(name, path="CSV"):
+    """A benchmark and the rows of a CSV that it wrote."""
     bench = importlib.import_module(f"bench.{name}")
-    with bench.CSV.open(encoding="utf-8") as file:
+    with getattr(bench, path).open(encoding="utf-8") as file:
         return bench, list(csv.DictReader(file))
 
 
@@ -93,11 +93,29 @@ def lacks(path, lines):
     return [line for line in lines if line not in text]
 
 
-def test_tables_of_the_front_page_are_the_measured_ones():
-    shapes, rows = measured("shapes_table")
-    camvid, scores = measured("camvid")
-    missing = lacks("README.md", [*shapes.front_page(rows), *camvid.table(scores)])
-    assert not missing, "copy what `python -m bench.shapes_table` and `python -m bench.camvid` print"
+TABLES = [  # page, benchmark, CSV, function that makes the lines
+    ("README.md", "probes", "CSV", "table"),
+    ("README.md", "cost", "CSV", "table"),
+    ("README.md", "results", "CSV", "table"),
+    ("docs/choosing.md", "cost", "WHOLE", "networks_table"),
+    ("docs/choosing.md", "results", "CSV", "classes_table"),
+    ("papers/pysa/paper.md", "camvid", "CSV", "table"),
+]
+
+
+@pytest.mark.parametrize("page,name,path,function", TABLES)
+def test_tables_are_the_measured_ones(page, name, path, function):
+    bench, rows = measured(name, path)
+    assert not lacks(page, getattr(bench, function)(rows)), f"copy what `python -m bench.{name}` prints into {page}"
+
+
+def test_scores_are_the_logged_ones():
+    """Every val score of docs/results.csv is the best row of that network's log."""
+    bench, rows = measured("results")
+    _, log = measured("results", "LOG")
+    for row in rows:
+        best = max(float(line["miou"]) for line in log if line["network"] == row["network"])
+        assert f"{best:.4f}" == row["val"], row["network"]
 
 
 @pytest.mark.parametrize("paper", PAPERS)
