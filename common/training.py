@@ -88,7 +88,7 @@ class TrainingSamples(Dataset):
             self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
         index = int(self.order[position])
         image, label = self.augment(*self.dataset[index], np.random.default_rng([self.seed, epoch, index]))
-        return torch.from_numpy(image), torch.from_numpy(label)
+        return torch.tensor(image), torch.tensor(label)  # copies: arrays straight from a file are read-only
 
 
 def batches(samples, first_step, steps, batch_size, workers, rank, world):

@@ -41,7 +41,7 @@ SMALL = {
     "camvid": {"SHOWN": (0,)},
     "cost": {"SIDES": (8, 16), "NETWORKS": (("pysa", "tiny", 64), ("psanet", "tiny", 65))},
     "pysa": {"SIDES": (8, 16)},
-    "pan": {"CROPS": (64, 96), "SIDES": (4, 8)},
+    "pan": {"CROPS": (128, 192), "SIDES": (4, 8)},
     "psanet": {"CASES": [(30, 1)], "CHANNELS": 8},
     "lrformer": {"SIZES": (64, 128)},
     "unept": {"SIDES": (4,), "POINTS": (2,)},
@@ -55,7 +55,7 @@ EXTRA = {
     "pytest": ["--collect-only", "-q"],
 }
 DATA = {
-    "ade20k": layouts.ade20k, "camvid": layouts.camvid, "voc2012": layouts.voc, "cityscapes": layouts.cityscapes,
+    "ade20k": layouts.ade20k, "camvid": layouts.camvid, "voc2012": layouts.voc_augmented, "cityscapes": layouts.cityscapes,
     "pascal_context60": lambda root: layouts.context_published(root / "VOC2010", root / "trainval"),
     "folder": layouts.folder,
 }
@@ -90,13 +90,11 @@ def prepare():
     layouts.folder(Path("my_data"))
 
 
-def weights(paper, preset):
+def weights(paper, preset, options):
     """A file of random weights for the backbone, in the layout of the published one."""
-    path = Path(f"{paper}-{preset}-backbone.pth")
-    if not path.exists():
-        network = importlib.import_module(f"papers.{paper}.model").build(3, preset)
-        torch.save(network.backbone.state_dict(), path)
-    return str(path)
+    network = importlib.import_module(f"papers.{paper}.model").build(3, preset, **options)
+    torch.save(network.backbone.state_dict(), "backbone.pth")
+    return "backbone.pth"
 
 
 def official(paper, classes):
@@ -128,7 +126,7 @@ def stand_ins(words):
     before, result = "", []
     for word in words:
         if before == "--weights":
-            word = weights(paper, preset)
+            word = weights(paper, preset, {"stem": ()} if "stem=()" in words else {})
         elif before == "--official":
             word = official(paper, 150 if dataset == "ade20k" else 21)
         elif before == "--side":
@@ -171,7 +169,7 @@ def in_process(command, **_):
 
 def shrink():
     """Make scenes few, benchmarks small."""
-    shapes.LENGTHS.update(val=2, test=30)
+    shapes.LENGTHS.update(val=4, test=30)
     for name in datasets.LOADERS:
         datasets.SAMPLES[name] = dict.fromkeys(datasets.SAMPLES[name])  # no number of images is the published one
     for name in sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py")):

@@ -456,3 +456,13 @@ def test_log_has_a_row_per_evaluation(reference):
     rows = (reference[1] / "log.csv").read_text().splitlines()
     assert rows[0] == "step,loss,miou,pixel_accuracy,lr" and [r.split(",")[0] for r in rows[1:]] == ["2", "4", "6"]
     assert all(math.isfinite(float(cell)) for row in rows[1:] for cell in row.split(","))
+
+
+def test_read_only_arrays_are_copied():
+    """Arrays straight from an image file may not be written to, which PyTorch warns about if they are shared."""
+    image, label = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
+    image.flags.writeable = label.flags.writeable = False
+    x, y = training.TrainingSamples([(image, label)], lambda image, label, rng: (image, label), 0)[0]
+    x += 1
+    y += 1
+    assert not image.any() and not label.any()
