@@ -208,7 +208,8 @@ def plot(rows, path, width=520, height=420):
         draw.text((left, 12), title, fill=pictures.INK, font=pictures.font(15))
         chosen = [row for row in rows if row["pass"] == "forward + backward"]
         values = [max(float(row[unit]), 0.1) for row in chosen]
-        low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+        low = math.floor(math.log10(min(values)))
+        high = max(low + 1, math.ceil(math.log10(max(values))))
         sides = sorted({int(row["side"]) for row in chosen})
 
         def place(side, value):
