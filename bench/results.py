@@ -74,7 +74,7 @@ def table(rows):
              "|---" * 7 + "|"]
     for row in rows:
         lines.append(f"| {row['network']} | {int(row['parameters']) / 1e6:.2f} M | {row['steps']} "
-                     f"| {float(row['val']):.1%} | **{float(row['test']):.1%}** "
+                     f"| {float(row['val']):.1%} | {float(row['test']):.1%} "
                      f"| {float(row['training ms']):.0f} | {float(row['test ms']):.0f} |")
     return lines
 
