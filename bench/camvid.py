@@ -6,7 +6,6 @@ and docs/camvid.png and prints the Markdown table.
 """
 
 import argparse
-import csv
 import dataclasses
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from common.inference import PROTOCOLS, Protocol, evaluate, predict
 from train import pick_device
 
 from .attention import finished
+from .measure import write_csv
 from .shapes_table import ROOT, load_best
 
 CSV, PICTURE = ROOT / "docs" / "camvid.csv", ROOT / "docs" / "camvid.png"
@@ -59,10 +59,7 @@ def main():
         scores = [*matrix.iou, matrix.miou, matrix.pixel_accuracy]
         for name, score in zip((*dataset.classes, "**mean**", "pixel accuracy"), scores):
             rows.setdefault(name, {"class": name})[what] = f"{score:.4f}"
-    with CSV.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["class", *SCORED], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows.values())
+    write_csv(CSV, list(rows.values()))
     print("\n".join(table(list(rows.values()))))
 
     for index in SHOWN:

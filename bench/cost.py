@@ -13,7 +13,6 @@ thread of a CPU, or with --device cuda a GPU (then docs/cost-cuda*).
 """
 
 import argparse
-import csv
 import functools
 import math
 
@@ -34,7 +33,7 @@ from papers.pysa.model import PySALevel, series_in_cell_space
 from papers.unept.model import DeformableAttention, pixel_centres
 from train import build_model
 
-from .measure import peak_memory, times
+from .measure import peak_memory, times, write_csv
 from .shapes_table import ROOT
 
 SIDES, CHANNELS, HEADS = (16, 32, 64, 128), 256, 8
@@ -276,14 +275,6 @@ def networks_table(rows):
     return lines
 
 
-def write(path, rows):
-    """A CSV of dicts with equal keys."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES,
@@ -297,8 +288,8 @@ def main():
     networks = measure_networks(arguments.device)
     mechanisms, whole = (path if arguments.device == "cpu" else path.with_name(path.name.replace("cost", "cost-cuda"))
                          for path in (CSV, WHOLE))
-    write(mechanisms, rows)
-    write(whole, networks)
+    write_csv(mechanisms, rows)
+    write_csv(whole, networks)
     plot(rows, mechanisms.with_suffix(".png"))
     print("\n".join([*table(rows), "", *networks_table(networks)]))
 

@@ -4,6 +4,7 @@ Machines drift: so the candidates take turns (A B C, A B C, ...), the median ove
 are between medians of the same run. Memory is the growth of a fresh process's high-water mark.
 """
 
+import csv
 import multiprocessing
 import re
 import statistics
@@ -60,3 +61,11 @@ def peak_memory(make, *arguments):
     peak = queue.get()
     process.join()
     return peak / 2**20
+
+
+def write_csv(path, rows):
+    """Write dicts with equal keys as a CSV file."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

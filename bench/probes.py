@@ -16,13 +16,15 @@ import torch.nn.functional as F
 from common import pictures
 from common.inference import evaluate, predict
 from common.metrics import IGNORE
-from datasets.shapes import PROBES, Shapes
+from datasets.shapes import Shapes
 
 from .attention import NAMES
+from .measure import write_csv
 from .shapes_table import ROOT, ROWS, SEEDS, load_best, run_of, train_all
 
 RUNS, CSV, PICTURE = ROOT / "runs" / "probes", ROOT / "docs" / "probes.csv", ROOT / "docs" / "probes.png"
 STEPS = {"global": None, "direction": 300, "nearest": 300, "count": 300, "thin": 100}  # global: as its recipe says
+COLUMNS = ("paper", "context", "task", "seed", "score")
 NEAR = 2  # pixels
 SHOWN = 1  # of the test scenes
 
@@ -100,22 +102,20 @@ def main():
     for paper, context, task, seed in wanted:
         result = score(load_best(probe_run(paper, context, task, seed)[0]), task)
         found[paper, str(context), task, str(seed)] = f"{result:.4f}"
-    with CSV.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["paper", "context", "task", "seed", "score"])
-        writer.writerows([*what, value] for what, value in sorted(found.items()))
-    print("\n".join(table(list(csv.DictReader(CSV.open(encoding="utf-8"))))))
+    rows = [dict(zip(COLUMNS, (*what, value))) for what, value in sorted(found.items())]
+    write_csv(CSV, rows)
+    print("\n".join(table(rows)))
 
     if set(arguments.papers) != set(ROWS):
         return
-    rows = []
+    cells = []
     for task in arguments.tasks:
         dataset = scenes(task)
         image, label = dataset[SHOWN]
         networks = (load_best(probe_run(paper, True, task, 0)[0]) for paper in ROWS)
         labels = (label, *(predict(network, image) for network in networks))
-        rows.append([image, *(pictures.colourise(ids, dataset.palette) for ids in labels)])
-    pictures.save_png(PICTURE, pictures.grid(["image", "truth", *NAMES.values()], rows, [], []))
+        cells.append([image, *(pictures.colourise(ids, dataset.palette) for ids in labels)])
+    pictures.save_png(PICTURE, pictures.grid(["image", "truth", *NAMES.values()], cells))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ docs/results-large.*.
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 import torch
@@ -23,7 +22,7 @@ from common.training import segmentation_loss
 from train import load_recipe
 
 from .attention import NAMES
-from .measure import times
+from .measure import times, write_csv
 from .shapes_table import ROOT, load_best, train_all
 
 CSV, LOG = ROOT / "docs" / "results.csv", ROOT / "docs" / "results-log.csv"
@@ -89,14 +88,6 @@ def classes_table(rows):
     return lines
 
 
-def write(path, rows):
-    """A CSV of dicts with equal keys."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of CamVid")
@@ -128,8 +119,8 @@ def main():
     measured = milliseconds({name: network.cpu() for name, network in networks.items()})
     for row in rows:
         row["training ms"], row["test ms"] = (f"{value:.3g}" for value in measured[row["network"]])
-    write(stem.with_suffix(".csv"), rows)
-    write(stem.with_name(stem.name + "-log.csv"), log)
+    write_csv(stem.with_suffix(".csv"), rows)
+    write_csv(stem.with_name(stem.name + "-log.csv"), log)
     print("\n".join(["", *table(rows), "", *classes_table(rows)]))
 
     pairs = [dataset[index] for index in SHOWN]

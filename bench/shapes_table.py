@@ -22,6 +22,8 @@ from common.inference import evaluate, predict
 from datasets.shapes import KEYS, Shapes
 from train import build_model, load_recipe
 
+from .measure import write_csv
+
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, CSV = ROOT / "runs" / "shapes-table", ROOT / "docs" / "shapes.csv"
 SEEDS = (0, 1, 2)
@@ -143,10 +145,7 @@ def main():
                 matrix, _ = evaluate(network, test_scenes, len(test_scenes.classes))
                 done.append({"paper": paper, "network": what, "steps": str(longer * load_recipe(paper, "shapes").steps),
                              "seed": seed, "miou": f"{matrix.miou:.4f}"})
-    with CSV.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["paper", "network", "steps", "seed", "miou"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(done)
+    write_csv(CSV, done)
     for paper in arguments.papers:
         print(f"\n{paper}\n" + "\n".join(table(row for row in done if row["paper"] == paper)))
 
