@@ -9,7 +9,6 @@ from . import ade20k, camvid, cityscapes, coco_stuff, folder, pascal_context, sh
 # Images with labels in each split, as published; None: as many as there are.
 SAMPLES = {
     "shapes": shapes.LENGTHS,
-    **{f"shapes-{task}": shapes.LENGTHS for task in shapes.PROBES},
     "camvid": {"train": 367, "val": 101, "test": 233},
     "voc2012": {"train": 1464, "val": 1449, "trainaug": 10582},
     "ade20k": {"train": 20210, "val": 2000},
@@ -19,6 +18,7 @@ SAMPLES = {
     "coco_stuff164k": {"train": 118287, "val": 5000},
     "coco_stuff10k": {"train": 9000, "val": 1000, "test": 1000},
     "folder": {"train": None, "val": None, "test": None},
+    **{f"shapes-{task}": shapes.LENGTHS for task in shapes.PROBES},
 }
 LOADERS = {
     "camvid": camvid.load,
