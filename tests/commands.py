@@ -12,6 +12,7 @@ import importlib
 import re
 import runpy
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -204,8 +205,13 @@ def peak_memory_once(make, *arguments):
 def main():
     prepare()
     shrink()
-    done = set()
+    done, number = set(), 0
     for page in sys.argv[1:] or PAGES:
+        # Every page starts afresh, but for the runs of the benchmarks, which go on with what there is.
+        done = {words for words in done if words[0] == "-m"}
+        for out in Path("runs").glob("*"):
+            if out.name not in ("shapes-table", "probes", "results"):
+                shutil.rmtree(out)
         for line in commands((ROOT / page).read_text(encoding="utf-8")):
             if any(line.startswith(start) for start in ELSEWHERE):
                 continue
@@ -216,6 +222,7 @@ def main():
                     if tuple(words) in done:  # pages may say the same
                         continue
                     done.add(tuple(words))
+                    number += 1
                     print(f"$ {page}: {step}", flush=True)
                     started = time.perf_counter()
                     run(words)
@@ -223,7 +230,7 @@ def main():
             except BaseException:
                 print(f"FAILED {page}: {line}", file=sys.stderr, flush=True)
                 raise
-    print(f"{len(done)} commands")
+    print(f"{number} commands")
 
 
 if __name__ == "__main__":
