@@ -6,8 +6,8 @@ is each paper's own. Scores the state that was best on val, at the full 480 x 36
 (scores), docs/results-log.csv (what was logged on the way) and docs/results.png, and prints two tables.
 
 Runs lie in runs/results/; finished ones are not repeated and interrupted ones go on. --large trains the papers' own
-sizes of LARGE instead, from random weights at full resolution by their own recipes, which takes a GPU, and writes
-docs/results-large.*.
+sizes of LARGE instead, from random weights by their own recipes (PySA's and FCN's at half resolution), which takes a GPU,
+and writes docs/results-large.*.
 """
 
 import argparse
