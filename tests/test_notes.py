@@ -73,6 +73,15 @@ def test_links_resolve(page):
     assert not list(dead_links(page, page.read_text(encoding="utf-8")))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_rows_of_a_table_have_as_many_cells(page):
+    """Markdown drops without a word what stands behind the last column of the heading."""
+    text = re.sub(r"^(`{3,}).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for lines in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        rows = [re.split(r"(?<!\\)\|", line) for line in lines.splitlines()]
+        assert {len(row) for row in rows} == {len(rows[0])}, lines
+
+
 def test_dead_links_are_found():
     page = ROOT / "README.md"
     alive = ("papers/psanet/paper.md", "common/metrics.py#L3", "#two-commands", "https://a.b/c")
