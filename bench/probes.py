@@ -2,8 +2,9 @@
 
 Trains every paper's tiny network with and without context, three seeds each, on scenes that ask for one ability
 (datasets/shapes.py), scores it on the 100 test scenes, writes docs/probes.csv, prints the table and draws
-docs/probes.png. Runs lie in runs/probes/; finished ones are not repeated and interrupted ones go on. The column
-`global` are the networks of `make shapes-table`, which are trained first where they are missing.
+docs/probes.png. Then trains those that do not learn `nearest` four times as long: docs/probes-longer.csv.
+Runs lie in runs/probes/; finished ones are not repeated and interrupted ones go on. The column `global` are the
+networks of `make shapes-table`, which are trained first where they are missing.
 """
 
 import argparse
@@ -25,6 +26,12 @@ from .shapes_table import ROOT, ROWS, SEEDS, load_best, run_of, train_all
 RUNS, CSV, PICTURE = ROOT / "runs" / "probes", ROOT / "docs" / "probes.csv", ROOT / "docs" / "probes.png"
 STEPS = {"global": None, "direction": 300, "nearest": 300, "count": 300, "thin": 100}  # global: as its recipe says
 COLUMNS = ("paper", "context", "task", "seed", "score")
+# What is trained on `nearest` for LONG steps: name, paper, options.
+LONG, LONG_CSV, LONG_COLUMNS = 1200, ROOT / "docs" / "probes-longer.csv", ("network", "steps", "seed", "score")
+LONGER = (
+    ("PySA", "pysa", ()), ("PySA, position=True", "pysa", ("position=True",)), ("PAN", "pan", ()),
+    ("LRFormer", "lrformer", ()),
+)
 NEAR = 2  # pixels
 SHOWN = 1  # of the test scenes
 
@@ -36,6 +43,13 @@ def probe_run(paper, context, task, seed):
     flags = ["--paper", paper, "--set", f"context={context}", "--dataset", f"shapes-{task}", "--seed", str(seed)]
     flags += ["--eval-every", str(STEPS[task])]
     return RUNS / f"{paper}-{'context' if context else 'none'}-{task}-{seed}", STEPS[task], flags
+
+
+def longer_run(name, paper, options, seed):
+    """(run directory, steps, flags) of one of the longer trainings."""
+    flags = ["--paper", paper, "--dataset", "shapes-nearest", "--seed", str(seed), "--eval-every", str(LONG)]
+    flags += [flag for option in options for flag in ("--set", option)]
+    return RUNS / f"longer-{name.replace(', ', '-')}-{seed}", LONG, flags
 
 
 def scenes(task):
@@ -87,6 +101,40 @@ def table(rows):
     return lines
 
 
+def longer_table(rows):
+    """The lines of a Markdown table from rows of the CSV of the longer trainings."""
+    lines = ["| `nearest` | steps | pixels of objects right |", "|---|---|---|"]
+    for name, _, _ in LONGER:
+        scores = [float(row["score"]) for row in rows if row["network"] == name]
+        cell = f"**{np.mean(scores):.0%}** ({min(scores):.0%} to {max(scores):.0%})"
+        lines.append(f"| {name} | {LONG} | {cell} |")
+    return lines
+
+
+def draw(tasks):
+    """The picture: a scene of each task and what the networks of the first seed make of it."""
+    cells = []
+    for task in tasks:
+        dataset = scenes(task)
+        image, label = dataset[SHOWN]
+        networks = (load_best(probe_run(paper, True, task, 0)[0]) for paper in ROWS)
+        labels = (label, *(predict(network, image) for network in networks))
+        cells.append([image, *(pictures.colourise(ids, dataset.palette) for ids in labels)])
+    pictures.save_png(PICTURE, pictures.grid(["image", "truth", *NAMES.values()], cells))
+
+
+def longer(jobs):
+    """The longer trainings: CSV and table."""
+    wanted = [(row, seed) for seed in SEEDS for row in LONGER]
+    train_all([longer_run(*row, seed) for row, seed in wanted], jobs)
+    rows = []
+    for row, seed in wanted:
+        result = score(load_best(longer_run(*row, seed)[0]), "nearest")
+        rows.append(dict(zip(LONG_COLUMNS, (row[0], LONG, seed, f"{result:.4f}"))))
+    write_csv(LONG_CSV, rows)
+    print("\n" + "\n".join(longer_table(rows)))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--papers", nargs="*", choices=ROWS, default=list(ROWS), help="only these")
@@ -106,16 +154,9 @@ def main():
     write_csv(CSV, rows)
     print("\n".join(table(rows)))
 
-    if set(arguments.papers) != set(ROWS):
-        return
-    cells = []
-    for task in arguments.tasks:
-        dataset = scenes(task)
-        image, label = dataset[SHOWN]
-        networks = (load_best(probe_run(paper, True, task, 0)[0]) for paper in ROWS)
-        labels = (label, *(predict(network, image) for network in networks))
-        cells.append([image, *(pictures.colourise(ids, dataset.palette) for ids in labels)])
-    pictures.save_png(PICTURE, pictures.grid(["image", "truth", *NAMES.values()], cells))
+    if set(arguments.papers) == set(ROWS):
+        draw(arguments.tasks)
+        longer(arguments.jobs)
 
 
 if __name__ == "__main__":

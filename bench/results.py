@@ -5,9 +5,8 @@ this size), from random weights: the same crops at half resolution, steps, batch
 is each paper's own. Scores the state that was best on val, at the full 480 x 360 labels, writes docs/results.csv
 (scores), docs/results-log.csv (what was logged on the way) and docs/results.png, and prints two tables.
 
-Runs lie in runs/results/; finished ones are not repeated and interrupted ones go on. --large trains the papers' own
-sizes of LARGE instead, from random weights by their own recipes (PySA's and FCN's at half resolution), which takes a GPU,
-and writes docs/results-large.*.
+Runs lie in runs/results/; finished ones are not repeated and interrupted ones go on. --large trains the sizes of LARGE
+instead, from random weights on crops at full resolution, which takes a GPU, and writes docs/results-large.*.
 """
 
 import argparse
@@ -35,7 +34,7 @@ SHOWN = (10, 90)  # of the test images
 def result_run(network, arguments):
     """(run directory, steps, flags) of the training of one of NETWORKS."""
     paper, options = NETWORKS[network]
-    steps = arguments.steps or (load_recipe(paper, "camvid").steps if arguments.large else STEPS)
+    steps = arguments.steps or (load_recipe(paper, "camvid", LARGE[network]).steps if arguments.large else STEPS)
     flags = ["--paper", paper, *options, "--dataset", "camvid", "--data", str(arguments.data.resolve())]
     if arguments.large:
         flags += ["--preset", LARGE[network]]
