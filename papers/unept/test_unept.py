@@ -191,6 +191,18 @@ def test_attention_starts_as_a_compass():
         assert not zero.any()
 
 
+@pytest.mark.parametrize("levels, points, share", [(3, 4, 55), (1, 4, 29), (3, 16, 21), (1, 16, 7), (3, 64, 5), (1, 64, 2)])
+def test_how_much_of_the_weight_starts_inside_small_maps(levels, points, share):
+    """The column of paper.md's ablation: the mean over the queries of `tiny`'s decoder, in percent."""
+    shapes = [(16, 16), (8, 8), (4, 4)][-levels:]
+    module = model.DeformableAttention(64, 8, levels, points)
+    reference = model.pixel_centres(16, 16, module.value_proj.weight)[None]
+    linear = [(layer.weight, layer.bias) for layer in (module.sampling_offsets, module.attention_weights)]
+    offsets, weights = model.predict(torch.randn(1, 256, 64), *linear, 8, levels, points)
+    matrix = model.attention_matrix(shapes, model.sampling_locations(reference, offsets, shapes), weights)
+    assert round(100 * matrix.sum(-1).mean().item()) == share
+
+
 def test_full_attention():
     torch.manual_seed(0)
     q, k, v = torch.randn(2, 2, 3, 4).double(), torch.randn(2, 2, 5, 4).double(), torch.randn(2, 2, 5, 3).double()
