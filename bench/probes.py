@@ -2,7 +2,7 @@
 
 Trains every paper's tiny network with and without context, three seeds each, on scenes that ask for one ability
 (datasets/shapes.py), scores it on the 100 test scenes, writes docs/probes.csv, prints the table and draws
-docs/probes.png. Then trains those that do not learn `nearest` four times as long: docs/probes-longer.csv.
+docs/probes.png. Then trains those that have not learned a task four times as long: docs/probes-longer.csv.
 Runs lie in runs/probes/; finished ones are not repeated and interrupted ones go on. The column `global` are the
 networks of `make shapes-table`, which are trained first where they are missing.
 """
@@ -26,11 +26,12 @@ from .shapes_table import ROOT, ROWS, SEEDS, load_best, run_of, train_all
 RUNS, CSV, PICTURE = ROOT / "runs" / "probes", ROOT / "docs" / "probes.csv", ROOT / "docs" / "probes.png"
 STEPS = {"global": None, "direction": 300, "nearest": 300, "count": 300, "thin": 100}  # global: as its recipe says
 COLUMNS = ("paper", "context", "task", "seed", "score")
-# What is trained on `nearest` for LONG steps: name, paper, options.
-LONG, LONG_CSV, LONG_COLUMNS = 1200, ROOT / "docs" / "probes-longer.csv", ("network", "steps", "seed", "score")
+# What is trained for LONG steps as well: name, task, paper, options.
+LONG, LONG_CSV = 1200, ROOT / "docs" / "probes-longer.csv"
+LONG_COLUMNS = ("network", "task", "steps", "seed", "score")
 LONGER = (
-    ("PySA", "pysa", ()), ("PySA, position=True", "pysa", ("position=True",)), ("PAN", "pan", ()),
-    ("LRFormer", "lrformer", ()),
+    *((NAMES[paper], task, paper, ()) for task in ("nearest", "direction") for paper in ("pysa", "pan", "lrformer")),
+    ("PySA, position=True", "nearest", "pysa", ("position=True",)),
 )
 NEAR = 2  # pixels
 SHOWN = 1  # of the test scenes
@@ -45,11 +46,11 @@ def probe_run(paper, context, task, seed):
     return RUNS / f"{paper}-{'context' if context else 'none'}-{task}-{seed}", STEPS[task], flags
 
 
-def longer_run(name, paper, options, seed):
+def longer_run(name, task, paper, options, seed):
     """(run directory, steps, flags) of one of the longer trainings."""
-    flags = ["--paper", paper, "--dataset", "shapes-nearest", "--seed", str(seed), "--eval-every", str(LONG)]
+    flags = ["--paper", paper, "--dataset", f"shapes-{task}", "--seed", str(seed), "--eval-every", str(LONG)]
     flags += [flag for option in options for flag in ("--set", option)]
-    return RUNS / f"longer-{name.replace(', ', '-')}-{seed}", LONG, flags
+    return RUNS / f"longer-{name.replace(', ', '-')}-{task}-{seed}", LONG, flags
 
 
 def scenes(task):
@@ -103,11 +104,11 @@ def table(rows):
 
 def longer_table(rows):
     """The lines of a Markdown table from rows of the CSV of the longer trainings."""
-    lines = ["| `nearest` | steps | pixels of objects right |", "|---|---|---|"]
-    for name, _, _ in LONGER:
-        scores = [float(row["score"]) for row in rows if row["network"] == name]
+    lines = ["| | task | steps | pixels of objects right |", "|---|---|---|---|"]
+    for name, task, _, _ in LONGER:
+        scores = [float(row["score"]) for row in rows if (row["network"], row["task"]) == (name, task)]
         cell = f"**{np.mean(scores):.0%}** ({min(scores):.0%} to {max(scores):.0%})"
-        lines.append(f"| {name} | {LONG} | {cell} |")
+        lines.append(f"| {name} | `{task}` | {LONG} | {cell} |")
     return lines
 
 
@@ -129,8 +130,8 @@ def longer(jobs):
     train_all([longer_run(*row, seed) for row, seed in wanted], jobs)
     rows = []
     for row, seed in wanted:
-        result = score(load_best(longer_run(*row, seed)[0]), "nearest")
-        rows.append(dict(zip(LONG_COLUMNS, (row[0], LONG, seed, f"{result:.4f}"))))
+        result = score(load_best(longer_run(*row, seed)[0]), row[1])
+        rows.append(dict(zip(LONG_COLUMNS, (*row[:2], LONG, seed, f"{result:.4f}"))))
     write_csv(LONG_CSV, rows)
     print("\n" + "\n".join(longer_table(rows)))
 
