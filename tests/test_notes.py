@@ -106,6 +106,7 @@ TABLES = [  # page, benchmark, CSV, function that makes the lines
     ("README.md", "probes", "CSV", "table"),
     ("README.md", "cost", "CSV", "table"),
     ("README.md", "results", "CSV", "table"),
+    ("docs/choosing.md", "probes", "LONG_CSV", "longer_table"),
     ("docs/choosing.md", "cost", "WHOLE", "networks_table"),
     ("docs/choosing.md", "results", "CSV", "classes_table"),
     ("papers/pysa/paper.md", "camvid", "CSV", "table"),
