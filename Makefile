@@ -39,7 +39,7 @@ bench: setup     ## what all mechanisms cost beside full attention; PAPER=pan: o
 probes: setup    ## train what each mechanism can express: five kinds of scenes, three seeds (hours; can be stopped)
 	$(RUN) -m bench.probes $(ARGS)
 
-results: setup   ## train all five and a plain network alike on CamVid; DATA=folder of CamVid (an hour; can be stopped)
+results: setup   ## train all five and a plain network alike on CamVid; DATA=folder of CamVid (two hours; can be stopped)
 	$(RUN) -m bench.results --data $(DATA) $(ARGS)
 
 shapes-table: setup    ## train every variant of every paper, three seeds each (hours; can be stopped)

@@ -38,7 +38,7 @@ ELSEWHERE = {
 SMALL = {
     "shapes_table": {"SEEDS": (0,)},
     "probes": {"SEEDS": (0,), "STEPS": {"global": None, "nearest": 1, "thin": 1}, "LONG": 1},
-    "results": {"STEPS": 1, "SHOWN": (0,)},
+    "results": {"SEEDS": (0,), "STEPS": 1, "SHOWN": (0,)},
     "camvid": {"SHOWN": (0,)},
     "cost": {"SIDES": (8, 16), "NETWORKS": (("pysa", "tiny", 64), ("psanet", "tiny", 65))},
     "pysa": {"SIDES": (8, 16)},
