@@ -8,7 +8,7 @@ endif
 RUN := $(BIN)/python
 ARGS ?=
 DATA ?= data/camvid
-PAPER ?= cost
+PAPER ?=
 
 help:            ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## */\1 @/p' Makefile | awk -F' @' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -27,30 +27,30 @@ train: setup     ## train PySA on made-up scenes, about a minute; ARGS="--paper 
 test: setup      ## run every test
 	$(RUN) -m pytest $(ARGS)
 
-faults: setup    ## plant known mistakes in the papers' code and see that the tests catch each of them
-	$(RUN) -m tests.faults $(ARGS)
+mutants: setup    ## plant known mistakes in the papers' code and see that the tests catch each of them
+	$(RUN) -m tests.mutants $(ARGS)
 
 torture: setup   ## kill training 20 times, also while it writes, and compare with an uninterrupted run bit by bit
 	$(RUN) -m tests.torture $(ARGS)
 
 bench: setup     ## what all mechanisms cost beside full attention; PAPER=pan: one paper, also against its plainer forms
-	$(RUN) -m bench.$(PAPER) $(ARGS)
+	$(RUN) -m $(if $(PAPER),papers.$(PAPER).evidence.cost,studies.cost) $(ARGS)
 
 probes: setup    ## train what each mechanism can express: five kinds of scenes, three seeds (hours; can be stopped)
-	$(RUN) -m bench.probes $(ARGS)
+	$(RUN) -m studies.probes $(ARGS)
 
 results: setup   ## train all five and a plain network alike on CamVid; DATA=folder of CamVid (two hours; can be stopped)
-	$(RUN) -m bench.results --data $(DATA) $(ARGS)
+	$(RUN) -m studies.results --data $(DATA) $(ARGS)
 
 shapes-table: setup    ## train every variant of every paper, three seeds each (hours; can be stopped)
-	$(RUN) -m bench.shapes_table $(ARGS)
+	$(RUN) -m studies.shapes_table $(ARGS)
 
 pictures: setup  ## draw what trained networks look at and how far they see; trains what is missing, minutes each
-	$(RUN) -m bench.attention
-	$(RUN) -m bench.receptive_field --train
+	$(RUN) -m studies.attention
+	$(RUN) -m studies.receptive_field --train
 
 camvid: setup    ## train PySA on CamVid and print its table; DATA=folder of CamVid (half an hour)
-	$(RUN) -m bench.camvid --data $(DATA) $(ARGS)
+	$(RUN) -m studies.camvid --data $(DATA) $(ARGS)
 
 links: setup     ## point the equation tables of the notes at the right lines of code
 	$(RUN) -m tests.notes
@@ -59,5 +59,5 @@ clean:           ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train test faults torture bench probes results shapes-table pictures camvid links clean
+.PHONY: help setup train test mutants torture bench probes results shapes-table pictures camvid links clean
 .DEFAULT_GOAL := help

@@ -168,14 +168,14 @@ def look(model, config, arguments, protocol, out, device):
         image, name = dataset[0][0], dataset.sample_name(0)
     row, column = pixel = attention.parse_pixel(arguments.attention, image.shape)
     try:
-        looks = load_paper(config["paper"], "looks")
+        explain = load_paper(config["paper"], "explain")
     except ModuleNotFoundError:
-        raise UserError(f"--attention: papers/{config['paper']} has no looks.py") from None
+        raise UserError(f"--attention: papers/{config['paper']} has no explain.py") from None
     scale = protocol.scales[0]
     if not arguments.scales and max(image.shape) * scale > attention.LONGEST:
         scale = attention.LONGEST / max(image.shape)
         print(f"the network sees the image at {scale:.0%} of its size, {attention.LONGEST} pixels long (or: --scales)")
-    prediction, panels = attention.look(model, looks, image, pixel, scale, device)
+    prediction, panels = attention.look(model, explain, image, pixel, scale, device)
     heading = f"What {config['paper']} {config['preset']} looks at from row {row}, column {column} of {name}."
     target = make_folder(out, "--out") / f"{name}-attention-{row}-{column}.png"
     pictures.save_png(target, attention.picture(image, pixel, prediction, panels, *names_and_colours(config), heading))

@@ -1,11 +1,11 @@
 """What a network looks at when it decides about one pixel: recorded during an ordinary forward pass, then drawn.
 
-A paper says what to record and how to read it in papers/NAME/looks.py:
+A paper says what to record and how to read it in papers/NAME/explain.py:
 
-    WATCH = ("encoder.*.attention",)                      names of modules, as patterns
-    look(model, record, size, pixel) -> [(title, values), ...]
+    RECORD = ("encoder.*.attention",)                      names of modules, as patterns
+    explain(model, record, size, pixel) -> [(title, values), ...]
 
-    record: {name: (positional arguments, output)} of the modules of WATCH, in the order in which they ran
+    record: {name: (positional arguments, output)} of the modules of RECORD, in the order in which they ran
     size: (H, W) of the image that the network was given. pixel: (row, column) in it
     values: a map [h, w] of any resolution that spans the H x W pixels, or a vector (drawn as bars), or
         {name: points [n, 3]}, each (x, y, weight) in pixels of the H x W image, the corner of the first being (0, 0)
@@ -63,17 +63,17 @@ def parse_pixel(text, size):
 
 
 @torch.inference_mode()
-def look(model, looks, image, pixel, scale=1.0, device="cpu"):
+def look(model, explain, image, pixel, scale=1.0, device="cpu"):
     """(prediction uint8 [H, W], panels) for one image, uint8 [H, W, 3], and pixel, (row, column) in it.
 
-    looks: a paper's module `looks`. scale: the image is resized by this before the network, which sees it as a whole.
-    Panels are (title, values) as of `looks.look`, as NumPy arrays; maps are cut to the scaled image, points are
+    explain: a paper's module `explain`. scale: the image is resized by this before the network, which sees it as a whole.
+    Panels are (title, values) as of `explain.explain`, as NumPy arrays; maps are cut to the scaled image, points are
     fractions of its sides. Raises UserError where the network has no context.
     """
     height, width = scaled = [max(1, round(side * scale)) for side in image.shape[:2]]
     x = F.interpolate(normalise(image, device)[None], scaled, mode="bilinear", align_corners=False)
     x = F.pad(x, (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)))
-    with recording(model, looks.WATCH) as record:
+    with recording(model, explain.RECORD) as record:
         scores = scores_of(model, x)[..., :height, :width]
     scores = F.interpolate(scores, image.shape[:2], mode="bilinear", align_corners=False)
     prediction = scores[0].argmax(0).to("cpu", torch.uint8).numpy()
@@ -92,7 +92,7 @@ def look(model, looks, image, pixel, scale=1.0, device="cpu"):
             values = values[rows[:, None], columns]
         return values.numpy()
 
-    panels = [(title, fit(values)) for title, values in looks.look(model, record, size, place)]
+    panels = [(title, fit(values)) for title, values in explain.explain(model, record, size, place)]
     if not panels:
         raise UserError("--attention: this network has no context to look at")
     return prediction, panels

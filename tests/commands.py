@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("papers/*/paper.md"))]
 PAGES += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md") if path.name != "adding_a_paper.md")
 ELSEWHERE = {
-    "make test": "runs this", "make faults": "takes twenty minutes", "make torture": "takes minutes",
+    "make test": "runs this", "make mutants": "takes twenty minutes", "make torture": "takes minutes",
     "python -m venv": "makes an environment",
 }
 # Sizes of benchmarks: module, what is replaced.
@@ -51,8 +51,8 @@ SMALL = {
 EXTRA = {
     "train.py": ["--steps", "1", "--batch-size", "2", "--device", "cpu", "--workers", "0"],
     "eval.py": ["--device", "cpu"],
-    "bench.loader": ["--images", "2", "--crop-size", "64"],
-    "bench.receptive_field": ["--images", "2"],
+    "studies.loader": ["--images", "2", "--crop-size", "64"],
+    "studies.receptive_field": ["--images", "2"],
     "pytest": ["--collect-only", "-q"],
 }
 DATA = {
@@ -79,7 +79,9 @@ def of_make(line):
         raise ValueError(f"the Makefile has no target {target}")
     variables = dict(re.findall(r"^(\w+) \?=[ ]*(.*)$", text, re.MULTILINE)) | dict(pair.split("=") for pair in given)
     variables["RUN"] = "python"
-    return [re.sub(r"\$\((\w+)\)", lambda name: variables[name[1]], step) for step in found[1].strip().split("\n\t")]
+    steps = re.sub(r"\$\((\w+)\)", lambda name: variables[name[1]], found[1].strip())
+    choose = re.compile(r"\$\(if (.*?),(.*?),(.*?)\)")
+    return choose.sub(lambda parts: parts[2] if parts[1] else parts[3], steps).split("\n\t")
 
 
 def prepare():
@@ -104,8 +106,8 @@ def official(paper, classes):
     if not path.exists():
         case = {"psanet": "psanet_r50_bi", "unept": "unept_res50", "pan": "pan_smp_resnet34_256x256",
                 "lrformer": "lrformer_t_256x320"}[paper]
-        seeded = importlib.import_module(f"papers.{paper}.golden.seeded")
-        stored = seeded.load_case(ROOT / "papers" / paper / "golden" / f"{case}.npz")["shapes"]
+        seeded = importlib.import_module(f"papers.{paper}.evidence.golden.seeded")
+        stored = seeded.load_case(ROOT / "papers" / paper / "evidence" / "golden" / f"{case}.npz")["shapes"]
         state = {name: torch.from_numpy(np.asarray(value)) for name, value in seeded.seeded_state(stored).items()}
         state |= {name: torch.zeros(shape) for name, shape in stored.items() if name not in state}
         known = importlib.import_module(f"papers.{paper}.official").build_arguments(state)["num_classes"]
@@ -149,7 +151,7 @@ def run(words):
         if name == "eval.py" and "--data" in words:
             sys.argv += ["--scales", "0.1", "--crop-size", "65"]
     try:
-        if name.startswith("bench."):
+        if name.startswith(("studies.", "papers.")):
             importlib.import_module(name).main()
         elif words[0] == "-m":
             runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -173,8 +175,9 @@ def shrink():
     shapes.LENGTHS.update(val=4, test=30)
     for name in datasets.LOADERS:
         datasets.SAMPLES[name] = dict.fromkeys(datasets.SAMPLES[name])  # no number of images is the published one
-    for name in sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py")):
-        module = importlib.import_module(f"bench.{name}")
+    places = [*ROOT.glob("studies/[a-z]*.py"), *ROOT.glob("papers/*/evidence/cost.py")]
+    for parts in sorted(path.relative_to(ROOT).with_suffix("").parts for path in places):
+        module, name = importlib.import_module(".".join(parts)), parts[1]
         for what in ("times", "peak_memory"):
             if hasattr(module, what):
                 setattr(module, what, globals()[f"{what}_once"])
@@ -185,19 +188,19 @@ def shrink():
         if hasattr(module, "subprocess"):
             module.subprocess = SimpleNamespace(run=in_process)
         for what, value in SMALL.get(name, {}).items():
-            assert hasattr(module, what), f"bench.{name} has no {what} to replace"
+            assert hasattr(module, what), f"{module.__name__} has no {what} to replace"
             setattr(module, what, value)
 
 
 def times_once(candidates, rounds=1):
-    """bench.measure.times without repetition."""
+    """studies.measure.times without repetition."""
     for function in candidates.values():
         function()
     return dict.fromkeys(candidates, 1.0)
 
 
 def peak_memory_once(make, *arguments):
-    """bench.measure.peak_memory without a process of its own."""
+    """studies.measure.peak_memory without a process of its own."""
     make(*arguments)()
     return 1.0
 

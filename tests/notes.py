@@ -19,8 +19,9 @@ def marks(paper, part):
     found = {}
     text = (ROOT / "papers" / paper / f"{part}.py").read_text(encoding="utf-8")
     for number, line in enumerate(text.splitlines(), 1):
-        for equation in re.findall(r"# Eq\. \((\w+)\)", line):
-            found.setdefault(equation, []).append(number)
+        for comment in re.findall(r"# (?:Eq\. )?(\(\w+\)(?:(?:,| to) \(\w+\))*)", line):
+            for equation in re.findall(r"\w+(?=\))", comment):
+                found.setdefault(equation, []).append(number)
     return found
 
 

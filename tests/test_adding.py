@@ -42,7 +42,7 @@ for line in sys.stdin.read().splitlines():
 def copy(tmp_path_factory):
     """A copy of the repository with the page's files in it, and the page's shell commands without Python done."""
     root = tmp_path_factory.mktemp("copy")
-    for part in ("papers", "common", "datasets", "tests", "bench", "docs"):
+    for part in ("papers", "common", "datasets", "tests", "studies", "docs"):
         shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("train.py", "eval.py", "README.md", "pyproject.toml"):
         shutil.copy(ROOT / part, root)
@@ -62,9 +62,9 @@ def copy(tmp_path_factory):
 
 
 def test_the_page_has_every_file_of_a_folder():
-    folder = {path.name for path in (ROOT / "papers" / "pysa").iterdir() if path.suffix in (".py", ".md")}
+    folder = {path.name for path in (ROOT / "papers" / "pysa").rglob("*") if path.suffix in (".py", ".md")}
     made = {Path(name).name.replace("pspnet", "pysa") for name in FILES} | {"__init__.py", "resnet.py"}
-    assert folder - made == {"faults.py"}, "docs/adding_a_paper.md lacks a file, or has one too many"
+    assert folder - made == {"mutants.py", "cost.py"}, "docs/adding_a_paper.md lacks a file, or has one too many"
     assert max(len(line) for code in FILES.values() for line in code.splitlines() if not line.startswith("| (")) <= 120
 
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from bench import receptive_field
-from bench.attention import finished, training
+from studies import receptive_field
+from studies.attention import finished, training
 from common import attention, checkpoint, pictures
 from common.errors import UserError
 from datasets.shapes import CLASSES, PALETTE, Shapes
@@ -31,12 +31,12 @@ def network(paper, **options):
 
 
 def passed(paper, *more, **options):
-    """(looks module, model, record of one forward pass with the modules `more` watched as well)."""
-    looks, model = importlib.import_module(f"papers.{paper}.looks"), network(paper, **options)
+    """(explain module, model, record of one forward pass with the modules `more` watched as well)."""
+    explain, model = importlib.import_module(f"papers.{paper}.explain"), network(paper, **options)
     images = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(1))
-    with attention.recording(model, (*looks.WATCH, *more)) as record, torch.no_grad():
+    with attention.recording(model, (*explain.RECORD, *more)) as record, torch.no_grad():
         model(images)
-    return looks, model, record
+    return explain, model, record
 
 
 def close(a, b, tolerance=1e-5):
@@ -55,12 +55,12 @@ def close(a, b, tolerance=1e-5):
 def test_pysa(options):
     """The weights times the values, level upon level, are the context that the classifier reads at the pixel."""
     from papers.pysa import model as paper
-    looks, model, record = passed("pysa", "head.bottleneck", **options)
-    panels = looks.look(model, record, SIZE, PIXEL)
+    explain, model, record = passed("pysa", "head.bottleneck", **options)
+    panels = explain.explain(model, record, SIZE, PIXEL)
     x = record["head.reduce"][1] if "head.reduce" in record else record["head"][0][0]
     parts = [x[0, :, AT_8[0], AT_8[1]]]
     for level, (_, shown) in zip(model.head.levels, panels):
-        weights = looks.cell_weights(x, level, AT_8)  # [heads, N, N]
+        weights = explain.cell_weights(x, level, AT_8)  # [heads, N, N]
         close(weights.sum((1, 2)), torch.ones(level.heads))
         close(shown, weights.mean(0))
         cells = paper.pool(x, level.regions * level.cells, level.pool)
@@ -78,9 +78,9 @@ def test_pysa(options):
 
 def test_pysa_regions():
     """Outside the pixel's own region nothing is looked at."""
-    looks, model, record = passed("pysa")
+    explain, model, record = passed("pysa")
     with torch.no_grad():
-        panels = looks.look(model, record, SIZE, PIXEL)
+        panels = explain.explain(model, record, SIZE, PIXEL)
     for (_, shown), regions in zip(panels, (1, 2, 4, 8)):
         rows, columns = shown.nonzero().T
         assert set((rows // 2).tolist()) == {PIXEL[0] * regions // SIZE[0]}
@@ -91,13 +91,13 @@ def test_pysa_regions():
 @torch.no_grad()
 def test_unept(options):
     """Reading the maps at the circles that are drawn, and weighing them, gives the output of the attention."""
-    looks, model, record = passed("unept", **options)
-    panels = looks.look(model, record, SIZE, PIXEL)
+    explain, model, record = passed("unept", **options)
+    panels = explain.explain(model, record, SIZE, PIXEL)
     assert len(panels) == len(model.encoder) + len(model.decoder) * model.decoder[0].cross_attention.heads
     for name, ((query, reference, source, shapes), output) in record.items():
         module = model.get_submodule(name)
         number = AT_8[0] * (SIZE[1] // 8) + AT_8[1]
-        locations, weights = looks.sampling_points(module, query, reference, shapes, number)
+        locations, weights = explain.sampling_points(module, query, reference, shapes, number)
         close(weights.sum((1, 2)), torch.ones(module.heads))
         value, out = module.value_proj(source)[0].unflatten(1, (module.heads, -1)), 0  # [S, M, D]
         for level, part in enumerate(value.split([height * width for height, width in shapes])):
@@ -120,10 +120,10 @@ def test_unept(options):
 
 def test_unept_starts_around_the_pixel():
     """Before training the points lie evenly around the reference: so their mean is the pixel."""
-    looks = importlib.import_module("papers.unept.looks")
+    explain = importlib.import_module("papers.unept.explain")
     image = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
     model = importlib.import_module("papers.unept.model").build(3).eval()
-    for title, panel in attention.look(model, looks, image, PIXEL)[1]:
+    for title, panel in attention.look(model, explain, image, PIXEL)[1]:
         if title.startswith("encoder"):
             x, y = np.concatenate(list(panel.values()))[:, :2].mean(0)
             assert abs(x * SIZE[1] - PIXEL[1]) < 8 and abs(y * SIZE[0] - PIXEL[0]) < 8
@@ -134,8 +134,8 @@ def test_unept_starts_around_the_pixel():
 def test_pan(options):
     """Features times map plus mean, then details times gates: what is shown leads to what the classifier reads."""
     from papers.pan.model import pyramid, spatial_gate
-    looks, model, record = passed("pan", "fpa.master.bn", "gaus.*.low.bn", "head", **options)
-    shown = {title.split(",")[0].split(" for")[0]: values for title, values in looks.look(model, record, SIZE, PIXEL)}
+    explain, model, record = passed("pan", "fpa.master.bn", "gaus.*.low.bn", "head", **options)
+    shown = {title.split(",")[0].split(" for")[0]: values for title, values in explain.explain(model, record, SIZE, PIXEL)}
 
     def enlarge(x, size):
         return F.interpolate(x, size, mode="bilinear", align_corners=True)
@@ -156,9 +156,9 @@ def test_pan(options):
 
 @torch.no_grad()
 def test_pan_says_the_value_at_the_pixel():
-    looks, model, record = passed("pan")
+    explain, model, record = passed("pan")
     features = [10 * torch.randn_like(x) for x in record["backbone"][1]]  # so that no two pixels have the same value
-    title, values = looks.look(model, {"backbone": ((), features)}, SIZE, PIXEL)[0]
+    title, values = explain.explain(model, {"backbone": ((), features)}, SIZE, PIXEL)[0]
     assert values.std() > 0.1 and title.endswith(f"{values[PIXEL]:.2f} at the pixel")
 
 
@@ -169,15 +169,15 @@ def test_pan_says_the_value_at_the_pixel():
 @torch.no_grad()
 def test_psanet(options):
     """The weights times the values are what the projection reads, at the nearest receiver: one in 16 pixels."""
-    looks, model, record = passed("psanet", "psa.project", **options)
+    explain, model, record = passed("psanet", "psa.project", **options)
     receiver = (1, 6)  # of 5 x 7: PIXEL is (13, 90)
     used = record["psa.project"][0][0][0, :, receiver[0], receiver[1]].split(64)
-    panels = looks.look(model, record, SIZE, PIXEL)
+    panels = explain.explain(model, record, SIZE, PIXEL)
     assert len(panels) == len(used) == len(model.psa.directions)
     for direction, branch, (_, (q, v)), part, (_, shown) in zip(
         model.psa.directions, model.psa.branches, record.values(), used, panels
     ):
-        weights = looks.receiver_weights(
+        weights = explain.receiver_weights(
             direction, q[0].permute(1, 2, 0), branch.table, model.psa.mask_size, receiver, model.psa.softmax,
             model.psa.compact,
         )
@@ -190,13 +190,13 @@ def test_psanet(options):
 
 @torch.no_grad()
 def test_psanet_weights_are_rows_of_the_whole_matrix():
-    from papers.psanet import looks, model
+    from papers.psanet import explain, model
     q, table = torch.randn(4, 6, 5), torch.randn(7 * 11, 5)
     one_hot = torch.eye(24).view(1, 4, 6, 24)
     for direction in ("collect", "distribute"):
         matrix = model.dense(direction, q[None], model.fit_table(table, (7, 11), (4, 6)), one_hot)[0]
         for receiver in ((0, 0), (3, 1), (2, 5)):
-            close(looks.receiver_weights(direction, q, table, (7, 11), receiver), matrix[receiver].view(4, 6))
+            close(explain.receiver_weights(direction, q, table, (7, 11), receiver), matrix[receiver].view(4, 6))
 
 
 @pytest.mark.parametrize("options", [{}, {"pool_sizes": (16, 6, 8, 2), "head_pool_size": 5}, {"depths": (2, 1, 1, 1)}])
@@ -204,14 +204,14 @@ def test_psanet_weights_are_rows_of_the_whole_matrix():
 def test_lrformer(options):
     """The weights times the values, projected, are the output of the attention at the pixel."""
     from papers.lrformer import model as paper
-    looks, model, record = passed("lrformer", **options)
-    panels = looks.look(model, record, SIZE, PIXEL)
+    explain, model, record = passed("lrformer", **options)
+    panels = explain.explain(model, record, SIZE, PIXEL)
     assert len(panels) == 6
     shown = iter(panels)
     for name, ((x, convs, scale), output) in record.items():
         module, stride = model.get_submodule(name), SIZE[0] // x.shape[2]
         y, z = PIXEL[0] // stride, PIXEL[1] // stride
-        weights = looks.token_weights(x, module, convs, (y, z))  # [heads, n]
+        weights = explain.token_weights(x, module, convs, (y, z))  # [heads, n]
         close(weights.sum(1), torch.ones(module.heads))
         grids = [paper.grid(x.shape[-2:], side) for side in module.sides]
         _, v = paper.keys_values(paper.pool_all(x, grids), module, convs)  # [1, n, C]
@@ -219,14 +219,14 @@ def test_lrformer(options):
         out = module.output(mixed)
         close(out if scale is None else scale * out, output[0, :, y, z])
         if not (options.get("depths") and name.startswith("backbone.stages.0.blocks.0")):  # the last block is shown
-            close(next(shown)[1], looks.spread(weights.mean(0), SIZE, grids))
+            close(next(shown)[1], explain.spread(weights.mean(0), SIZE, grids))
 
 
 def test_lrformer_even_attention_is_drawn_even():
-    looks = importlib.import_module("papers.lrformer.looks")
+    explain = importlib.import_module("papers.lrformer.explain")
     grids = [(4, 6), (2, 3)]
     even = torch.cat([torch.full((24,), 0.5 / 24), torch.full((6,), 0.5 / 6)])
-    close(looks.spread(even, (20, 30), grids), torch.ones(20, 30))
+    close(explain.spread(even, (20, 30), grids), torch.ones(20, 30))
 
 
 # ------------------------------------------------------------------------------------ the mechanism
@@ -273,8 +273,8 @@ def test_the_place_in_what_the_network_sees(shape, scale, seen, place):
                 ("bars", torch.arange(3.0))]
 
     image = np.zeros((*shape, 3), np.uint8)
-    looks = types.SimpleNamespace(WATCH=("head",), look=look)
-    prediction, panels = attention.look(network("pysa", context=False), looks, image, pixel, scale)
+    explain = types.SimpleNamespace(RECORD=("head",), explain=look)
+    prediction, panels = attention.look(network("pysa", context=False), explain, image, pixel, scale)
     assert prediction.shape == shape
     (_, mark), (_, points), (_, bars) = panels
     scaled = [round(side * scale) for side in shape]
@@ -286,9 +286,9 @@ def test_the_place_in_what_the_network_sees(shape, scale, seen, place):
 def test_no_context_is_said():
     image = np.zeros((*SIZE, 3), np.uint8)
     for paper in PAPERS:
-        looks, model = importlib.import_module(f"papers.{paper}.looks"), network(paper, context=False)
+        explain, model = importlib.import_module(f"papers.{paper}.explain"), network(paper, context=False)
         with pytest.raises(UserError, match="no context to look at"):
-            attention.look(model, looks, image, PIXEL)
+            attention.look(model, explain, image, PIXEL)
 
 
 # ------------------------------------------------------------------------------------ the drawing
@@ -389,12 +389,12 @@ def test_mistakes_are_one_line(cli, saved, tmp_path, arguments, words):
     assert all(word in err for word in words), err
 
 
-def test_a_paper_without_looks_is_said(cli, saved, tmp_path, monkeypatch):
+def test_a_paper_without_explanation_is_said(cli, saved, tmp_path, monkeypatch):
     import eval as program
     load = program.load_paper
-    monkeypatch.setattr(program, "load_paper", lambda name, part="model": load(name, {"looks": "none"}.get(part, part)))
+    monkeypatch.setattr(program, "load_paper", lambda name, part="model": load(name, {"explain": "none"}.get(part, part)))
     code, _, err = cli("eval", saved / "pysa.pt", "--attention", "1,1", "--out", tmp_path, "--device", "cpu")
-    assert code == 2 and "papers/pysa has no looks.py" in err
+    assert code == 2 and "papers/pysa has no explain.py" in err
 
 
 # ------------------------------------------------------------------------------------ pictures of trained networks

@@ -11,7 +11,7 @@ import pytest
 from tests import commands
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("papers", "common", "datasets", "bench", "tests", "docs", "train.py", "eval.py", "README.md", "Makefile",
+PARTS = ("papers", "common", "datasets", "studies", "tests", "docs", "train.py", "eval.py", "README.md", "Makefile",
          "pyproject.toml", "requirements.txt")
 
 
@@ -41,7 +41,7 @@ def test_every_command_works(copy):
 
 
 def test_a_wrong_command_is_noticed(copy):
-    for line, reason in (("python train.py --papre pan", "--papre"), ("python -m bench.nothing", "bench.nothing"),
+    for line, reason in (("python train.py --papre pan", "--papre"), ("python -m studies.nothing", "studies.nothing"),
                          ("make pudding", "pudding")):
         (copy / "page.md").write_text(f"Try:\n\n```\n{line}   # well\n```\n", encoding="utf-8")
         result = execute(copy, "page.md")
@@ -51,5 +51,5 @@ def test_a_wrong_command_is_noticed(copy):
 def test_commands_are_found():
     page = "Say `make bench PAPER=pan` or `common/`.\n```\npython train.py --set regions=8, # wide\n\n$x\n```\n`python`"
     assert commands.commands(page) == ["python train.py --set regions=8,", "make bench PAPER=pan"]
-    assert commands.of_make("make bench PAPER=pan") == ["python -m bench.pan "]
+    assert commands.of_make("make bench PAPER=pan") == ["python -m papers.pan.evidence.cost "]
     assert len(commands.of_make("make pictures")) == 2

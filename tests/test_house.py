@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPERS = sorted(path.parent.name for path in ROOT.glob("papers/*/model.py"))
-SOURCES = [path for part in ("papers", "common", "datasets", "bench", "tests", "docs") for path in ROOT.glob(f"{part}/**/*.py")]
+SOURCES = [path for part in ("papers", "common", "datasets", "studies", "tests", "docs") for path in ROOT.glob(f"{part}/**/*.py")]
 SOURCES += list(ROOT.glob("*.py"))
 
 
@@ -26,7 +26,7 @@ def imports(path):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports(path):
     parts = path.relative_to(ROOT).parts
-    own = {"papers", "common", "datasets", "bench", "tests", "docs", "train", "eval"}
+    own = {"papers", "common", "datasets", "studies", "tests", "docs", "train", "eval"}
     for module, relative in imports(path):
         root = module.split(".")[0]
         if relative:
@@ -34,7 +34,7 @@ def test_imports(path):
         assert root in sys.stdlib_module_names or root in own | {"torch", "numpy", "PIL", "tqdm", "pytest"}, module
         if parts[0] in ("common", "datasets"):
             assert root != "papers", "common/ and datasets/ must not know the papers"
-        if parts[0] == "papers" and len(parts) == 3 and not parts[2].startswith("test_"):
+        if parts[0] == "papers" and "evidence" not in parts:
             allowed = {"common"} if parts[2] == "recipe.py" else set()
             assert root not in own - allowed, f"a paper folder stands alone, but {path.name} imports {module}"
 

@@ -91,7 +91,7 @@ def test_dead_links_are_found():
 
 def measured(name, path="CSV"):
     """A benchmark and the rows of a CSV that it wrote."""
-    bench = importlib.import_module(f"bench.{name}")
+    bench = importlib.import_module(f"studies.{name}")
     with getattr(bench, path).open(encoding="utf-8") as file:
         return bench, list(csv.DictReader(file))
 
@@ -116,7 +116,7 @@ TABLES = [  # page, benchmark, CSV, function that makes the lines
 @pytest.mark.parametrize("page,name,path,function", TABLES)
 def test_tables_are_the_measured_ones(page, name, path, function):
     bench, rows = measured(name, path)
-    assert not lacks(page, getattr(bench, function)(rows)), f"copy what `python -m bench.{name}` prints into {page}"
+    assert not lacks(page, getattr(bench, function)(rows)), f"copy what `python -m studies.{name}` prints into {page}"
 
 
 def test_scores_are_the_logged_ones():
@@ -134,4 +134,4 @@ def test_tables_of_the_papers_are_the_measured_ones(paper):
     shapes, rows = measured("shapes_table")
     rows = [row for row in rows if row["paper"] == paper]  # a new paper may have none
     missing = lacks(f"papers/{paper}/paper.md", shapes.table(rows) if rows else [])
-    assert not missing, f"copy what `python -m bench.shapes_table --papers {paper}` prints"
+    assert not missing, f"copy what `python -m studies.shapes_table --papers {paper}` prints"
