@@ -1,8 +1,8 @@
 """Foreign weights for PAN. Its authors released none; two other projects have layouts of their own:
 
-smp  segmentation_models.pytorch, class PAN on a ResNet: "encoder.", "decoder.fpa.", "decoder.gau3." ...
-jw   JaveyWang/Pyramid-Attention-Networks-pytorch: "convnet.", "pan.fpa.", "pan.gau_block1." ..., either as one
-     flat dictionary or, as that project writes its files, a dictionary of dictionaries.
+smp  segmentation_models.pytorch, class PAN on a ResNet: "encoder.", "decoder.fpa." ...
+jw   JaveyWang/Pyramid-Attention-Networks-pytorch: "convnet.", "pan.fpa.", "pan.gau_block1." ...,
+     either as one flat dictionary or, as that project writes it, a dictionary of dictionaries.
 
 A file is recognised by its names. Both are strict: whatever is missing or unexpected is listed.
 """
@@ -10,6 +10,7 @@ A file is recognised by its names. Both are strict: whatever is missing or unexp
 import torch
 
 from . import model
+from .resnet import load_imagenet
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 
@@ -43,10 +44,15 @@ for _here, _convolution, _norm in [
     ("fpa.side2", "fpa.conv5x5_2", "fpa.bn2_2"),
     ("fpa.side3", "fpa.conv3x3_2", "fpa.bn3_2"),
     *((f"fpa.up{i}", f"fpa.conv_upsample_{i}", f"fpa.bn_upsample_{i}") for i in (1, 2, 3)),
-    *((f"gaus.{i}.low", f"gau_block{i + 1}.conv3x3", f"gau_block{i + 1}.bn_low") for i in range(3)),
-    *((f"gaus.{i}.channel", f"gau_block{i + 1}.conv1x1", f"gau_block{i + 1}.bn_high") for i in range(3)),
+    ("gaus.0.low", "gau_block1.conv3x3", "gau_block1.bn_low"),
+    ("gaus.1.low", "gau_block2.conv3x3", "gau_block2.bn_low"),
+    ("gaus.2.low", "gau_block3.conv3x3", "gau_block3.bn_low"),
+    ("gaus.0.channel", "gau_block1.conv1x1", "gau_block1.bn_high"),
+    ("gaus.1.channel", "gau_block2.conv1x1", "gau_block2.bn_high"),
+    ("gaus.2.channel", "gau_block3.conv1x1", "gau_block3.bn_high"),
     ("gaus.0.up", "gau_block1.conv_reduction", "gau_block1.bn_reduction"),
-    *((f"gaus.{i}.up", f"gau_block{i + 1}.conv_upsample", f"gau_block{i + 1}.bn_upsample") for i in (1, 2)),
+    ("gaus.1.up", "gau_block2.conv_upsample", "gau_block2.bn_upsample"),
+    ("gaus.2.up", "gau_block3.conv_upsample", "gau_block3.bn_upsample"),
 ]:
     JW[f"{_here}.conv."] = f"pan.{_convolution}."
     JW[f"{_here}.bn."] = f"pan.{_norm}."
@@ -55,45 +61,52 @@ for _here, _convolution, _norm in [
 LEFT_ASIDE = ("classification_head.", "convnet.model.fc.", "classifier.")
 
 
-def convert(state_dict):
-    """Names of an smp or jw checkpoint -> names here, ready for `build(**build_arguments(state_dict))`.
+def convert(state_dict, **options):
+    """Names of an smp or jw checkpoint -> names here, ready for `build(**build_arguments(...))`.
 
-    smp's convolutions have biases in front of BatchNorm; they move into the running means, where they mean the
-    same: BN(Wx + b) with mean m is BN(Wx) with mean m - b.
-    Raises ValueError that lists what is missing, unexpected or of another shape.
+    options: of `model.build`, for what a file does not tell. smp's convolutions have biases in
+    front of BatchNorm; they move into the running means, where they mean the same: BN(Wx + b) with
+    mean m is BN(Wx) with mean m - b. Raises ValueError that lists what is missing, unexpected or of
+    another shape.
     """
     layout, found = recognise(state_dict)
     table = SMP if layout == "smp" else JW
     with torch.device("meta"):
-        wanted = model.build(**build_arguments(state_dict)).state_dict()
-    converted, used, missing, misshapen = {}, set(), [], []
-    for name, value in wanted.items():
-        source = translate(name, table)
-        used.add(source)
-        if source not in found and name.endswith("num_batches_tracked"):  # files older than PyTorch 0.4.1
-            converted[name] = torch.tensor(0)
-        elif source not in found:
-            missing.append(source)
-        elif found[source].shape != value.shape:
-            misshapen.append(f"{source} {tuple(found[source].shape)} instead of {tuple(value.shape)}")
-        else:
-            converted[name] = found[source]
-        if layout == "smp" and name.endswith(".bn.running_mean"):
-            bias = source.replace(".bn.running_mean", ".conv.bias")
-            used.add(bias)
-            if bias not in found:
-                missing.append(bias)
-            elif found[bias].shape != value.shape:
-                misshapen.append(f"{bias} {tuple(found[bias].shape)} instead of {tuple(value.shape)}")
-            elif name in converted:
+        wanted = model.build(**build_arguments(state_dict, **options)).state_dict()
+    needed = {translate(name, table): value.shape for name, value in wanted.items()}
+    if layout == "smp":
+        biases = {bias_of(source): shape for source, shape in needed.items() if bias_of(source)}
+        needed = {**needed, **biases}
+    for source in needed:
+        if source.endswith("num_batches_tracked"):  # files older than PyTorch 0.4.1 have none
+            found.setdefault(source, torch.tensor(0))
+    complain(
+        f"this is no complete {layout} checkpoint of PAN",
+        missing=[name for name in needed if name not in found],
+        unexpected=[n for n in found if n not in needed and not n.startswith(LEFT_ASIDE)],
+        misshapen=[
+            f"{name} {tuple(found[name].shape)} instead of {tuple(shape)}"
+            for name, shape in needed.items() if name in found and found[name].shape != shape
+        ],
+    )
+    converted = {name: found[translate(name, table)] for name in wanted}
+    if layout == "smp":
+        for name in wanted:
+            bias = bias_of(translate(name, table))
+            if bias:
                 converted[name] = converted[name] - found[bias]
-    unexpected = [name for name in found if name not in used and not name.startswith(LEFT_ASIDE)]
-    complain(f"this is no complete {layout} checkpoint of PAN", missing, unexpected, misshapen)
     return converted
 
 
-def build_arguments(state_dict):
-    """The arguments of `model.build` read off a checkpoint: num_classes, preset and options in one dictionary.
+def bias_of(source):
+    """The bias in front of the norm whose running mean smp calls `source`; None for other names."""
+    mean = ".bn.running_mean"
+    is_here = source.startswith("decoder.") and source.endswith(mean)
+    return source.removesuffix(mean) + ".conv.bias" if is_here else None
+
+
+def build_arguments(state_dict, **options):
+    """The arguments of `model.build` read off a checkpoint, in one dictionary, and the `options`.
 
     What names and shapes do not tell is left at the default of that project: output stride 16.
     Raises ValueError if the checkpoint is of neither project or lacks what is needed to tell.
@@ -109,10 +122,13 @@ def build_arguments(state_dict):
 
     classes = shape("head.weight")[0]
     if layout == "jw":
-        return {"num_classes": classes, "preset": "jw_resnet50"}
+        return {"num_classes": classes, "preset": "jw_resnet50", **options}
     blocks = len({name.split(".")[2] for name in found if name.startswith("encoder.layer3.")})
     bottleneck = "encoder.layer1.0.conv3.weight" in found
-    names = {(2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50", (23, True): "resnet101"}
+    names = {
+        (2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50",
+        (23, True): "resnet101",
+    }
     if (blocks, bottleneck) not in names:
         raise ValueError(
             f"the encoder of this smp checkpoint is none of {', '.join(names.values())}: {blocks} "
@@ -120,27 +136,29 @@ def build_arguments(state_dict):
         )
     return {
         "num_classes": classes, "preset": "smp_resnet34", "backbone": names[blocks, bottleneck],
-        "decoder_channels": shape("fpa.master.conv.weight")[0],
+        "decoder_channels": shape("fpa.master.conv.weight")[0], **options,
     }
 
 
 def recognise(state_dict):
-    """("smp" or "jw", flat dictionary without wrappers and prefixes). Raises ValueError for anything else."""
+    """("smp" or "jw", flat dictionary without wrappers and prefixes), else a ValueError."""
     for wrapper in WRAPPERS:
         if isinstance(state_dict.get(wrapper), dict):
             state_dict = state_dict[wrapper]
     found = {}
     for name, value in state_dict.items():
         if isinstance(value, dict) and name in ("convnet", "pan", "classifier", "mask_classifier"):
-            found.update({f"{name}.{inner.removeprefix('module.')}": tensor for inner, tensor in value.items()})
+            for inner, tensor in value.items():
+                found[f"{name}.{inner.removeprefix('module.')}"] = tensor
         elif isinstance(value, torch.Tensor):
             found[name.removeprefix("module.").removeprefix("model.")] = value
     for layout, mark in (("smp", "decoder.fpa."), ("jw", "pan.fpa.")):
         if any(name.startswith(mark) for name in found):
             return layout, found
     raise ValueError(
-        "neither a checkpoint of segmentation_models.pytorch's PAN (names like decoder.fpa.mid.0.conv.weight) nor of "
-        f"JaveyWang's (pan.fpa.conv_master.weight); its {len(found)} tensors begin with {', '.join(list(found)[:3])}"
+        "neither a checkpoint of segmentation_models.pytorch's PAN (names like "
+        "decoder.fpa.mid.0.conv.weight) nor of JaveyWang's (pan.fpa.conv_master.weight); its "
+        f"{len(found)} tensors begin with {', '.join(list(found)[:3])}"
     )
 
 
@@ -161,28 +179,5 @@ def complain(what, missing, unexpected, misshapen):
 
 
 def load_backbone(model, state_dict):
-    """Copy the ImageNet weights of a ResNet (torchvision's names; deep stems: conv1..conv3) into model.backbone.
-
-    The file may be bare or wrapped in "state_dict" or "model", its names may start with "module." or
-    "backbone."; its classifier is left aside. Returns a sentence that says what was loaded. Raises ValueError
-    that lists missing, unexpected and misshapen weights; the model is then left as it was.
-    """
-    for wrapper in WRAPPERS:
-        if isinstance(state_dict.get(wrapper), dict):
-            state_dict = state_dict[wrapper]
-    found = {}
-    for name, value in state_dict.items():
-        for prefix in ("module.", "backbone."):
-            name = name.removeprefix(prefix)
-        if not name.startswith("fc."):
-            found[name] = value
-    wanted = model.backbone.state_dict()
-    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in found if name not in wanted]
-    misshapen = [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
-    hint = ""
-    if "conv2.weight" in missing:
-        hint = " (this network has a deep stem of three 3x3 convolutions; --set stem=\"()\" gives the plain one)"
-    complain(f"these weights are of another backbone{hint}", missing, unexpected, misshapen)
-    model.backbone.load_state_dict({**wanted, **found})
-    return f"loaded {len(found)} tensors into the backbone"
+    """Copy ImageNet weights into model.backbone, see `resnet.load_imagenet`."""
+    return load_imagenet(model.backbone, state_dict)

@@ -1,108 +1,200 @@
-"""Mistakes that people make with this paper. `make mutants` plants them one by one in a copy of the repository and
-reports whether the tests of this folder notice.
+"""Mistakes that people make with this paper. `make mutants` plants them one by one in a copy of the
+repository and reports whether the tests of this folder notice.
 
-(what, old text, new text): `old` occurs exactly once in model.py.
+{file: [(what, old text, new text), ...]}: `old` occurs exactly once in the file.
 """
 
-MUTANTS = [
-    (
-        "max pooling where average was asked for",
-        'if reduction == "max" else F.avg_pool2d',
-        "if True else F.avg_pool2d",
-    ),
-    (
-        "2x2 pooling that breaks on sides of one pixel",
-        "window = [min(2, side) for side in x.shape[-2:]]",
-        "window = 2",
-    ),
-    ("enlarged without corners on corners", 'mode="bilinear", align_corners=True)', 'mode="bilinear")'),
-    (
-        "enlarged by a factor instead of to the size of the finer map",
-        'F.interpolate(x, size, mode="bilinear", align_corners=True)',
-        'F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)',
-    ),
-    (
-        "learned enlargement always doubles, odd maps do not fit",
-        "more = [max(0, wanted - 2 * side)",
-        "more = [0 * max(0, wanted - 2 * side)",
-    ),
-    ("learned enlargement left too large", "[:, :, : size[0], : size[1]]  # [B, D, H, W]", "  # [B, D, H, W]"),
-    ("ReLU missing behind the convolutions", '"relu": torch.relu,', '"relu": lambda x: x,'),
-    ("padding that shrinks the map", "stride, kernel // 2, bias=False", "stride, kernel // 3, bias=False"),
-    (
-        "the pyramid reads the unpooled map",
-        "d1 = convolve(pool(x, block.pool), block.down1)",
-        "d1 = convolve(x, block.down1)",
-    ),
-    (
-        "max pooling forgotten below the first level",
-        "convolve(pool(d1, block.pool), block.down2)",
-        "convolve(pool(d1), block.down2)",
-    ),
-    ("the bottom of the pyramid is convolved once, not twice", "a3 = convolve(d3, block.side3)", "a3 = d3"),
-    (
-        "a level of the pyramid left out",
-        "convolve(d2, block.side2) + enlarge(",
-        "0 * convolve(d2, block.side2) + enlarge(",
-    ),
-    ("levels multiplied, not added", "convolve(d1, block.side1) + enlarge(", "convolve(d1, block.side1) * enlarge("),
-    (
-        "attention squashed by a sigmoid",
-        "return enlarge(a1, x.shape[-2:], block.up1)",
-        "return enlarge(a1, x.shape[-2:], block.up1).sigmoid()",
-    ),
-    ("attention added instead of multiplied", "f = f * pyramid(x, block)", "f = f + pyramid(x, block)"),
-    ("global branch left out", "f = f + g  # Eq. (6)", "f = f + 0 * g"),
-    ("global branch multiplied like a gate", "f = f + g  # Eq. (6)", "f = f * g"),
-    ("a ReLU too many behind the sums", 'return torch.relu(x) if block.relu == "sums" else x', "return torch.relu(x)"),
-    ("no ReLU behind the sums of jw", 'return torch.relu(x) if block.relu == "sums" else x', "return x"),
-    ("SE gate by ReLU", "torch.sigmoid(block.excite(hidden))", "torch.relu(block.excite(hidden))"),
-    ("global maximum in place of the mean", "F.linear(x.mean((2, 3)), ", "F.linear(x.amax((2, 3)), "),
-    (
-        "spatial gate without its sigmoid",
-        "return torch.sigmoid(enlarge(block.spatial(high), size))",
-        "return enlarge(block.spatial(high), size)",
-    ),
-    (
-        "gate on the high-level map",
-        "torch.addcmul(up, channel_gate(high, block), detail)",
-        "torch.addcmul(detail, channel_gate(high, block), up)",
-    ),
-    (
-        "skip connection lost where there is no gate",
-        "up = up + detail if block.channel is None else",
-        "up = up if block.channel is None else",
-    ),
-    (
-        "gate activation ignored",
-        "ConvNorm(high, outputs, activation=activation) if gate in",
-        "ConvNorm(high, outputs) if gate in",
-    ),
-    ("spatial gate starts anywhere", "nn.init.zeros_(self.spatial.weight)", "pass"),
-    ("low-level kernel ignored", "self.low = ConvNorm(low, outputs, kernel,", "self.low = ConvNorm(low, outputs, 3,"),
-    (
-        "GAUs read the low-level maps in the wrong order",
-        "zip(features[-2::-1], gau_blocks)",
-        "zip(features[:-1], gau_blocks)",
-    ),
-    ("scores enlarged by the nearest pixel always", 'if interpolation == "nearest":', "if True:"),
-    ("first block of res5 dilated against torchvision's rule", 'contract=dilation == "torchvision"', "contract=False"),
-    ("smp's first block of res5 not dilated", 'contract=dilation == "torchvision"', "contract=True"),
-    ("dilation at output stride 32", "blocks if last_stride == 1 else 1", "blocks"),
-    (
-        "context=False keeps the gate",
-        'attention, global_pool, gate = "none", False, "none"',
-        'attention, global_pool = "none", False',
-    ),
-    (
-        "one image in training fails deep inside BatchNorm",
-        "if single and block.bn.training",
-        "if False and block.bn.training",
-    ),
-    (
-        "smp with the gate of the paper",
-        'decoder_channels=32, gate_activation="sigmoid"',
-        'decoder_channels=32, gate_activation="relu"',
-    ),
-    ("an option overrides nothing", "{**VARIANTS[variant], **options}", "{**options, **VARIANTS[variant]}"),
-]
+MUTANTS = {
+    "model.py": [
+        (
+            "max pooling where average was asked for",
+            'if reduction == "max" else F.avg_pool2d',
+            "if True else F.avg_pool2d",
+        ),
+        (
+            "2x2 pooling that breaks on sides of one pixel",
+            "window = [min(2, side) for side in x.shape[-2:]]",
+            "window = 2",
+        ),
+        (
+            "enlarged without corners on corners",
+            'mode="bilinear", align_corners=True)',
+            'mode="bilinear")',
+        ),
+        (
+            "enlarged by a factor instead of to the size of the finer map",
+            'F.interpolate(x, size, mode="bilinear", align_corners=True)',
+            'F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)',
+        ),
+        (
+            "ReLU missing after the convolutions",
+            "self.activation = activation or nn.ReLU()",
+            "self.activation = activation or nn.Identity()",
+        ),
+        (
+            "activation before the norm",
+            "return self.activation(normalise(self.conv(x), self.bn))",
+            "return normalise(self.activation(self.conv(x)), self.bn)",
+        ),
+        (
+            "padding that shrinks the map",
+            "stride, kernel // 2, bias=False",
+            "stride, kernel // 3, bias=False",
+        ),
+        (
+            "the pyramid reads the unpooled map",
+            "x1 = self.down1(pool(x, self.reduction))",
+            "x1 = self.down1(x)",
+        ),
+        (
+            "max pooling forgotten below the first level",
+            "x2 = self.down2(pool(x1, self.reduction))",
+            "x2 = self.down2(pool(x1))",
+        ),
+        (
+            "the bottom of the pyramid is convolved once, not twice",
+            "a3 = self.side3(x3)",
+            "a3 = x3",
+        ),
+        (
+            "a level of the pyramid left out",
+            "a2 = self.side2(x2) + enlarge(",
+            "a2 = 0 * self.side2(x2) + enlarge(",
+        ),
+        (
+            "levels multiplied, not added",
+            "a1 = self.side1(x1) + enlarge(",
+            "a1 = self.side1(x1) * enlarge(",
+        ),
+        (
+            "attention squashed by a sigmoid",
+            "return enlarge(a1, x.shape[-2:])",
+            "return enlarge(a1, x.shape[-2:]).sigmoid()",
+        ),
+        ("attention added instead of multiplied", "return m * a + g", "return m + a + g"),
+        ("global branch left out", "return m * a + g", "return m * a + 0 * g"),
+        ("global branch multiplied like a gate", "return m * a + g", "return m * a * g"),
+        (
+            "global maximum in place of the mean",
+            "g = self.pooled(x.mean((2, 3), keepdim=True))",
+            "g = self.pooled(x.amax((2, 3), keepdim=True))",
+        ),
+        (
+            "the gate reads a maximum in place of the mean",
+            "w = self.channel(y.mean((2, 3), keepdim=True))",
+            "w = self.channel(y.amax((2, 3), keepdim=True))",
+        ),
+        (
+            "gate on the high-level map",
+            "enlarge(y, low.shape[-2:]) + w * detail",
+            "w * enlarge(y, low.shape[-2:]) + detail",
+        ),
+        (
+            "gate activation ignored",
+            "ConvNorm(outputs, outputs, activation=activation)",
+            "ConvNorm(outputs, outputs)",
+        ),
+        (
+            "low-level kernel ignored",
+            "self.low = ConvNorm(inputs, outputs, kernel)",
+            "self.low = ConvNorm(inputs, outputs, 3)",
+        ),
+        (
+            "GAUs read the low-level maps in the wrong order",
+            "zip(self.gaus, lows[::-1], strict=True)",
+            "zip(self.gaus, lows, strict=True)",
+        ),
+        (
+            "first block of res5 dilated against torchvision's rule",
+            'strides, dilations, contract=dilation == "torchvision"',
+            "strides, dilations, contract=False",
+        ),
+        (
+            "smp's first block of res5 not dilated",
+            'strides, dilations, contract=dilation == "torchvision"',
+            "strides, dilations, contract=True",
+        ),
+        ("dilation at output stride 32", "[dilation] if dilated else 1", "[dilation]"),
+        (
+            "one image in training fails deep inside BatchNorm",
+            "if single and bn.training",
+            "if False and bn.training",
+        ),
+    ],
+    "readings.py": [
+        (
+            "learned enlargement always doubles, odd maps do not fit",
+            "painted = [max(n, 2 * side)",
+            "painted = [2 * side",
+        ),
+        (
+            "learned enlargement left too large",
+            "return self.activation(y)[:, :, : size[0], : size[1]]",
+            "return self.activation(y)",
+        ),
+        (
+            "the pyramid added, not multiplied, where a branch is left out",
+            "f = f * self.pyramid(x)                             # (A)",
+            "f = f + self.pyramid(x)                             # (A)",
+        ),
+        (
+            "global branch left out of squeeze-and-excitation",
+            "f = f + self.pooled(x.mean((2, 3), keepdim=True))   # (E)",
+            "f = f + 0 * self.pooled(x.mean((2, 3), keepdim=True))",
+        ),
+        ("no ReLU after the sum of jw's FPA", "return torch.relu(f)", "return f"),
+        (
+            "a ReLU too many after jw's convolutions",
+            "self.master = ConvNorm(inputs, inputs, activation=plain)",
+            "self.master = ConvNorm(inputs, inputs)",
+        ),
+        ("no ReLU after the sum of jw's GAU", "return torch.relu(up + detail)", "return up + detail"),
+        (
+            "jw's pyramid does not stride",
+            "self.down2 = ConvNorm(channels, channels, 5, stride=2)",
+            "self.down2 = ConvNorm(channels, channels, 5)",
+        ),
+        (
+            "SE gate by ReLU",
+            "torch.sigmoid(self.excite(hidden))",
+            "torch.relu(self.excite(hidden))",
+        ),
+        (
+            "spatial gate without its sigmoid",
+            "return torch.sigmoid(enlarge(self.spatial(y), size))",
+            "return enlarge(self.spatial(y), size)",
+        ),
+        (
+            "skip connection lost where there is no gate",
+            "return enlarge(y, low.shape[-2:]) + detail",
+            "return enlarge(y, low.shape[-2:]) + 0 * detail",
+        ),
+        ("spatial gate starts anywhere", "nn.init.zeros_(self.spatial.weight)", "pass"),
+        ("jw's scores enlarged smoothly", 'mode="nearest"', 'mode="bilinear"'),
+        (
+            "context=False keeps the gate",
+            'o.update(attention="none", global_pool=False, gate="none")',
+            'o.update(attention="none", global_pool=False)',
+        ),
+        (
+            "smp with the gate of the paper",
+            'decoder_channels=32,\n        gate_activation="sigmoid"',
+            'decoder_channels=32,\n        gate_activation="relu"',
+        ),
+        (
+            "an option overrides nothing",
+            "{**DEFAULTS, **VARIANTS[variant], **preset, **options}",
+            "{**DEFAULTS, **options, **VARIANTS[variant], **preset}",
+        ),
+        (
+            "the variant overrides the preset",
+            "{**DEFAULTS, **VARIANTS[variant], **preset, **options}",
+            "{**DEFAULTS, **preset, **VARIANTS[variant], **options}",
+        ),
+        (
+            "max pooling of the options is forgotten",
+            'reduction=o["pool"])',
+            'reduction="avg")',
+        ),
+    ],
+}
