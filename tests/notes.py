@@ -1,8 +1,11 @@
-"""python -m tests.notes: point the links of every equation table at the lines that carry its `# Eq. (n)` marks.
+"""python -m tests.notes: point the links of every equation table at the lines that carry its marks.
 
 A row of the table in papers/NAME/paper.md reads
 
-    | (3) | formula | meaning | [naive.attend](naive.py#L66) | [model.attend](model.py#L78) |
+    | (C) | formula | meaning | ... | [naive.attend](naive.py#L66) | [model.Level](model.py#L78) |
+
+and the lines `# (C)` in the two files are the equation. Several letters share a line as
+`# (A), (B)` or `# (B) to (D)`, which names B and D.
 """
 
 import re
@@ -11,12 +14,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAPERS = sorted(path.parent.name for path in ROOT.glob("papers/*/paper.md"))
 ROW = re.compile(r"^\| \((\w+)\) \|.*$", re.MULTILINE)
-LINK = re.compile(r"\[(naive|model)\.([\w.]+)\]\((naive|model)\.py#L(\d+)\)")
+FILES = ("naive", "model", "fast", "boundary", "readings")
+LINK = re.compile(rf"\[({'|'.join(FILES)})\.([\w.]+)\]\((\w+)\.py#L(\d+)\)")
 
 
 def marks(paper, part):
-    """{equation: [line numbers]} of the `# Eq. (n)` marks in papers/PAPER/PART.py."""
+    """{letter: [line numbers]} of the marks in papers/PAPER/PART.py, if there is such a file."""
     found = {}
+    path = ROOT / "papers" / paper / f"{part}.py"
+    if not path.exists():
+        return found
     text = (ROOT / "papers" / paper / f"{part}.py").read_text(encoding="utf-8")
     for number, line in enumerate(text.splitlines(), 1):
         for comment in re.findall(r"# (?:Eq\. )?(\(\w+\)(?:(?:,| to) \(\w+\))*)", line):
@@ -26,8 +33,9 @@ def marks(paper, part):
 
 
 def relink(text, paper):
-    """The notes with every link in an equation row set to a marked line: the one inside the named function, if any."""
-    lines = {part: marks(paper, part) for part in ("naive", "model")}
+    """The notes with every link in an equation row set to a marked line, inside the named function
+    or class if there is one."""
+    lines = {part: marks(paper, part) for part in FILES}
 
     def row(match):
         equation = match[1]
@@ -35,8 +43,9 @@ def relink(text, paper):
         def link(found):
             part, name = found[1], found[2]
             candidates = lines[part].get(equation, [])
-            source = (ROOT / "papers" / paper / f"{part}.py").read_text(encoding="utf-8").splitlines()
-            best = next((n for n in candidates if enclosing(source, n) == name), candidates[0] if candidates else 0)
+            source = (ROOT / "papers" / paper / f"{part}.py").read_text(encoding="utf-8")
+            inside = [n for n in candidates if f"{enclosing(source.splitlines(), n)}.".startswith(name + ".")]
+            best = [*inside, *candidates, 0][0]
             return f"[{part}.{name}]({part}.py#L{best})"
 
         return LINK.sub(link, match[0])

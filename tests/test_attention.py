@@ -129,39 +129,6 @@ def test_unept_starts_around_the_pixel():
             assert abs(x * SIZE[1] - PIXEL[1]) < 8 and abs(y * SIZE[0] - PIXEL[0]) < 8
 
 
-@pytest.mark.parametrize("options", [{}, {"gate": "both", "gate_activation": "sigmoid"}])
-@torch.no_grad()
-def test_pan(options):
-    """Features times map plus mean, then details times gates: what is shown leads to what the classifier reads."""
-    from papers.pan.model import pyramid, spatial_gate
-    explain, model, record = passed("pan", "fpa.master.bn", "gaus.*.low.bn", "head", **options)
-    shown = {title.split(",")[0].split(" for")[0]: values for title, values in explain.explain(model, record, SIZE, PIXEL)}
-
-    def enlarge(x, size):
-        return F.interpolate(x, size, mode="bilinear", align_corners=True)
-
-    attention_map = pyramid(record["backbone"][1][-1], model.fpa)
-    close(shown["FPA: pyramid attention"], enlarge(attention_map, SIZE)[0].mean(0))  # drawn as large as the image
-    y = record["fpa.master.bn"][1].relu() * attention_map + shown["FPA: global mean"][:, None, None]
-    for number in range(len(model.gaus)):
-        detail = record[f"gaus.{number}.low.bn"][1].relu()
-        gated = detail * shown[f"GAU {number + 1}: channel gates"][:, None, None]
-        if "gate" in options:
-            gate = spatial_gate(y, detail.shape[-2:], model.gaus[number])
-            close(shown[f"GAU {number + 1}: spatial gate"], enlarge(gate, SIZE)[0, 0])
-            gated = gated * gate
-        y = enlarge(y, detail.shape[-2:]) + gated
-    close(y, record["head"][0][0])
-
-
-@torch.no_grad()
-def test_pan_says_the_value_at_the_pixel():
-    explain, model, record = passed("pan")
-    features = [10 * torch.randn_like(x) for x in record["backbone"][1]]  # so that no two pixels have the same value
-    title, values = explain.explain(model, {"backbone": ((), features)}, SIZE, PIXEL)[0]
-    assert values.std() > 0.1 and title.endswith(f"{values[PIXEL]:.2f} at the pixel")
-
-
 @pytest.mark.parametrize("options", [
     {}, {"psa_softmax": False}, {"psa_type": "distribute"}, {"mask_size": (5, 3)},
     {"compact": True, "mask_size": (5, 7)},
