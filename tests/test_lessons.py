@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 
+from studies import drawing
 from tests.notes import PAGES, PAPERS, ROOT, ROW, UNWRITTEN, results
 
 LESSONS = [paper for paper in PAPERS if paper not in UNWRITTEN]
@@ -74,6 +75,24 @@ def test_a_wrong_output_is_noticed():
     page = "```python\na = 1\n```\n\n```python\nprint(a + 1)\n```\n```text\n{}\n```\n"
     assert not differences(page.format(2)) and differences(page.format(3))
     assert differences(page.format(2).replace("```text\n2\n```\n", "")), "output that is not shown"
+
+
+@pytest.mark.parametrize("paper", LESSONS)
+def test_the_drawing_is_what_the_script_makes(paper):
+    drawn = (ROOT / "docs" / f"{paper}-network.svg").read_text(encoding="utf-8")
+    assert drawn == drawing.draw(paper), "run `make drawings`"
+
+
+def test_the_drawing_knows_what_comes_from_where():
+    """In PAN every GAU has two arrows, one from the box before it and one from the backbone."""
+    nodes, arrows = drawing.graph("pan")
+    boxes = [name for name, _ in nodes]
+    assert boxes[:4] == [f"backbone.layer{n}" for n in (1, 2, 3, 4)] and boxes[-1] == "scores"
+    skips = [(3, (1024, 32, 32)), (2, (512, 64, 64)), (1, (256, 128, 128))]
+    for number, (layer, shape) in enumerate(skips):
+        gau = boxes.index(f"gaus.{number}")
+        assert {s for s, e in arrows if e == gau} == {gau - 1, layer - 1}
+        assert arrows[layer - 1, gau] == shape
 
 
 def prose(text):
