@@ -47,10 +47,10 @@ shapes-table: setup    ## train every variant of every paper, three seeds each (
 
 pictures: setup  ## draw what trained networks look at and how far they see; trains what is missing, minutes each
 	$(RUN) -m studies.attention
-	$(RUN) -m studies.receptive_field --train
+	$(RUN) -m studies.receptive_field
 
 camvid: setup    ## train PySA on CamVid and print its table; DATA=folder of CamVid (half an hour)
-	$(RUN) -m studies.camvid --data $(DATA) $(ARGS)
+	$(RUN) -m papers.pysa.evidence.camvid --data $(DATA) $(ARGS)
 
 links: setup     ## point the equation tables of the notes at the right lines of code
 	$(RUN) -m tests.notes

@@ -36,22 +36,25 @@ ELSEWHERE = {
 }
 # Sizes of benchmarks: module, what is replaced.
 SMALL = {
-    "shapes_table": {"SEEDS": (0,)},
-    "probes": {"SEEDS": (0,), "STEPS": {"global": None, "nearest": 1, "thin": 1}, "LONG": 1},
-    "results": {"SEEDS": (0,), "STEPS": 1, "SHOWN": (0,)},
-    "camvid": {"SHOWN": (0,)},
-    "cost": {"SIDES": (8, 16), "NETWORKS": (("pysa", "tiny", 64), ("psanet", "tiny", 65))},
-    "pysa": {"SIDES": (8, 16)},
-    "pan": {"CROPS": (128, 192), "SIDES": (4, 8)},
-    "psanet": {"CASES": [(30, 1)], "CHANNELS": 8},
-    "lrformer": {"SIZES": (64, 128)},
-    "unept": {"SIDES": (4,), "POINTS": (2,)},
-    "loader": {"multiscale": lambda: int},
+    "studies.shapes_table": {"SEEDS": (0,)},
+    "studies.probes": {
+        "SEEDS": (0,), "STEPS": {"global": None, "nearest": 1, "thin": 1}, "LONG": 1,
+    },
+    "studies.results": {"SEEDS": (0,), "STEPS": 1, "SHOWN": (0,)},
+    "studies.cost": {
+        "SIDES": (8, 16), "NETWORKS": (("pysa", "tiny", 64), ("psanet", "tiny", 65)),
+    },
+    "papers.pysa.evidence.camvid": {"SHOWN": (0,)},
+    "papers.pysa.evidence.cost": {"SIDES": (8, 16)},
+    "papers.pan.evidence.cost": {"CROPS": (128, 192), "SIDES": (4, 8)},
+    "papers.psanet.evidence.cost": {"CASES": [(30, 1)], "CHANNELS": 8},
+    "papers.lrformer.evidence.cost": {"SIZES": (64, 128)},
+    "papers.unept.evidence.cost": {"SIDES": (4,), "POINTS": (2,)},
 }
 EXTRA = {
     "train.py": ["--steps", "1", "--batch-size", "2", "--device", "cpu", "--workers", "0"],
     "eval.py": ["--device", "cpu"],
-    "studies.loader": ["--images", "2", "--crop-size", "64"],
+    "datasets.speed": ["--images", "2", "--crop-size", "64"],
     "studies.receptive_field": ["--images", "2"],
     "pytest": ["--collect-only", "-q"],
 }
@@ -124,7 +127,7 @@ def stand_ins(words):
     dataset = next((name for name in DATA if name in " ".join(words)), "camvid")
     meant = {
         "NAME": dataset, "PATH": f"data/{dataset}", "RUN": "runs/pysa-tiny-shapes", "ROW,COL": "40,100",
-        "CHECKPOINT": "runs/pan-spatial/best.pt", "FILE.png": "gates-2.png",
+        "CHECKPOINT": "runs/pan-spatial/best.pt",
     }
     before, result = "", []
     for word in words:
@@ -176,8 +179,9 @@ def shrink():
     for name in datasets.LOADERS:
         datasets.SAMPLES[name] = dict.fromkeys(datasets.SAMPLES[name])  # no number of images is the published one
     places = [*ROOT.glob("studies/[a-z]*.py"), *ROOT.glob("papers/*/evidence/cost.py")]
-    for parts in sorted(path.relative_to(ROOT).with_suffix("").parts for path in places):
-        module, name = importlib.import_module(".".join(parts)), parts[1]
+    places += ROOT.glob("papers/*/evidence/camvid.py")
+    for name in sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in places):
+        module = importlib.import_module(name)
         for what in ("times", "peak_memory"):
             if hasattr(module, what):
                 setattr(module, what, globals()[f"{what}_once"])

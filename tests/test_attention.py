@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from studies import receptive_field
-from studies.attention import finished, training
+from studies.trainings import ROWS, command, finished, run_of
 from common import attention, checkpoint, pictures
 from common.errors import UserError
 from datasets.shapes import CLASSES, PALETTE, Shapes
@@ -391,24 +391,19 @@ def test_radius():
     assert receptive_field.radius(np.eye(1)) == 0
 
 
-def test_missing_networks_are_named_by_their_commands(monkeypatch):
-    monkeypatch.setattr(receptive_field, "finished", lambda out: False)
-    monkeypatch.setattr("sys.argv", ["receptive_field.py", "--papers", "psanet"])
-    with pytest.raises(UserError, match="2 networks .* train.py --paper psanet --set context=False .*runs/psanet-tiny"):
-        receptive_field.main()
-
-
 def test_commands_that_train_are_those_of_train_py(tmp_path, monkeypatch):
     import train
-    for context in (True, False):
-        _, command = training("unept", context)
-        monkeypatch.setattr("sys.argv", command)
+    for row, options in zip(ROWS["unept"], ({}, {"context": False})):
+        run = run_of("unept", row, 1)
+        monkeypatch.setattr("sys.argv", command(*run))
         arguments = train.parse()
-        assert train.parse_options(arguments.set) == ({} if context else {"context": False}) and arguments.resume
-    assert not finished(tmp_path)
+        assert train.parse_options(arguments.set) == options and arguments.resume
+        assert (arguments.paper, arguments.seed, arguments.steps) == ("unept", 1, run[1])
+        assert (arguments.out, arguments.device) == (run[0], "cpu")
+    assert not finished(tmp_path, 3)
     for name in ("best.pt", "last.pt"):
         state = {"model": {}, "optimizer": {}, "config": {}, "recipe": {"steps": 3}, "log": [], "step": 2}
         checkpoint.save(tmp_path / name, state)
-    assert not finished(tmp_path)
+    assert not finished(tmp_path, 3)
     checkpoint.save(tmp_path / "last.pt", {**state, "step": 3})
-    assert finished(tmp_path)
+    assert finished(tmp_path, 3) and not finished(tmp_path, 4)

@@ -92,7 +92,7 @@ def test_dead_links_are_found():
 
 def measured(name, path="CSV"):
     """A benchmark and the rows of a CSV that it wrote."""
-    bench = importlib.import_module(f"studies.{name}")
+    bench = importlib.import_module(name)
     with getattr(bench, path).open(encoding="utf-8") as file:
         return bench, list(csv.DictReader(file))
 
@@ -104,26 +104,26 @@ def lacks(path, lines):
 
 
 TABLES = [  # page, benchmark, CSV, function that makes the lines
-    ("README.md", "probes", "CSV", "table"),
-    ("README.md", "cost", "CSV", "table"),
-    ("README.md", "results", "CSV", "table"),
-    ("docs/choosing.md", "probes", "LONG_CSV", "longer_table"),
-    ("docs/choosing.md", "cost", "WHOLE", "networks_table"),
-    ("docs/choosing.md", "results", "CSV", "classes_table"),
-    ("papers/pysa/paper.md", "camvid", "CSV", "table"),
+    ("README.md", "studies.probes", "CSV", "table"),
+    ("README.md", "studies.cost", "CSV", "table"),
+    ("README.md", "studies.results", "CSV", "table"),
+    ("docs/choosing.md", "studies.probes", "LONG_CSV", "longer_table"),
+    ("docs/choosing.md", "studies.cost", "WHOLE", "networks_table"),
+    ("docs/choosing.md", "studies.results", "CSV", "classes_table"),
+    ("papers/pysa/paper.md", "papers.pysa.evidence.camvid", "CSV", "table"),
 ]
 
 
 @pytest.mark.parametrize("page,name,path,function", TABLES)
 def test_tables_are_the_measured_ones(page, name, path, function):
     bench, rows = measured(name, path)
-    assert not lacks(page, getattr(bench, function)(rows)), f"copy what `python -m studies.{name}` prints into {page}"
+    assert not lacks(page, getattr(bench, function)(rows)), f"copy what `python -m {name}` prints into {page}"
 
 
 def test_scores_are_the_logged_ones():
     """Every val score of docs/results.csv is the best row of that run's log."""
-    bench, rows = measured("results")
-    _, log = measured("results", "LOG")
+    bench, rows = measured("studies.results")
+    _, log = measured("studies.results", "LOG")
     for row in rows:
         run = (row["network"], row["seed"])
         best = max(float(line["miou"]) for line in log if (line["network"], line["seed"]) == run)
@@ -132,7 +132,7 @@ def test_scores_are_the_logged_ones():
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_tables_of_the_papers_are_the_measured_ones(paper):
-    shapes, rows = measured("shapes_table")
+    shapes, rows = measured("studies.shapes_table")
     rows = [row for row in rows if row["paper"] == paper]  # a new paper may have none
     missing = lacks(f"papers/{paper}/paper.md", shapes.table(rows) if rows else [])
     assert not missing, f"copy what `python -m studies.shapes_table --papers {paper}` prints"
