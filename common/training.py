@@ -9,7 +9,10 @@ import csv
 import functools
 import io
 import math
+import multiprocessing
+import os
 import signal
+import threading
 import time
 import warnings
 from dataclasses import asdict, dataclass
@@ -91,23 +94,64 @@ class TrainingSamples(Dataset):
         return torch.tensor(image), torch.tensor(label)  # copies: arrays straight from a file are read-only
 
 
-def batches(samples, first_step, steps, batch_size, workers, rank, world):
-    """Loader of the batches of the steps first_step .. steps-1; each process takes its slice of every batch."""
+@contextlib.contextmanager
+def batches(samples, first_step, steps, batch_size, workers, rank=0, world=1):
+    """Within the `with`, an iterator over the batches of the steps first_step .. steps-1; each process takes its slice
+    of every batch. Behind the `with` no worker is left. What goes wrong in a worker is a UserError that reads as it
+    would without workers."""
     per_process = batch_size // world
     numbers = [
         range(step * batch_size + rank * per_process, step * batch_size + (rank + 1) * per_process)
         for step in range(first_step, steps)
     ]
-    return DataLoader(
-        samples, batch_sampler=numbers, num_workers=workers, persistent_workers=workers > 0,
-        worker_init_fn=leave_signals_to_the_parent,
-    )
+    loader, stream = DataLoader(samples, batch_sampler=numbers, num_workers=workers, worker_init_fn=prepare_worker), None
+    before = set(multiprocessing.active_children())
+    try:
+        try:
+            stream = iter(loader)
+        except OSError as error:
+            raise UserError(f"--workers {workers}: they cannot be started: {error.strerror}") from None
+        yield stream
+    except (UserError, MemoryError, RuntimeError) as error:
+        if message := worker_message(error, workers):
+            raise UserError(message) from None
+        raise
+    finally:
+        # Here, because at exit Python ends its children by SIGTERM, which they ignore, and waits for them.
+        if workers and stream:
+            stream._shutdown_workers()
+        for worker in set(multiprocessing.active_children()) - before:
+            worker.kill()
 
 
-def leave_signals_to_the_parent(worker):
-    """Terminals and schedulers signal the whole process group; the step cannot be finished without its data."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def worker_message(error, workers):
+    """What to tell about an exception that comes from a worker, else "". PyTorch hands it on with its traceback as text,
+    and makes one of its own where a worker died."""
+    text, kind = str(error), type(error)
+    cure = "--workers 0 does without them, and --resume goes on from the last checkpoint"
+    if not text.startswith(("Caught ", "DataLoader worker")):
+        return ""
+    if isinstance(error, UserError):
+        return text.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()
+    if "shared memory" in text:
+        return (f"--workers {workers}: they have too little shared memory, /dev/shm (in Docker --shm-size 1g gives more); "
+                + cure)
+    if text.startswith("DataLoader worker") or isinstance(error, MemoryError):
+        return f"--workers {workers}: one of them was killed, most often because memory ran out; {cure}"
+    return ""
+
+
+def prepare_worker(number):
+    """Terminals and schedulers signal the whole process group, but the step cannot be finished without its data: a worker
+    lives as long as its parent, whatever signal comes, and no longer."""
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
+
+    def follow():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 # ------------------------------------------------------------------------------------------ loss, schedule
@@ -341,8 +385,9 @@ def train(model, train_set, val_set, recipe, config, out, augment, *, seed=0, de
     model.train()
     started, first = time.monotonic(), step
     bar = tqdm(total=recipe.steps, initial=step, unit="step", desc=config["paper"], disable=rank > 0)
-    with bar, Stop() as stop:
-        for images, label in batches(samples, step, recipe.steps, recipe.batch_size, workers, rank, world):
+    loader = batches(samples, step, recipe.steps, recipe.batch_size, workers, rank, world)
+    with bar, Stop() as stop, loader as stream:
+        for images, label in stream:
             torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))  # for dropout
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * group["factor"] * learning_rate_factor(step, recipe)

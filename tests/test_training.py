@@ -95,15 +95,17 @@ def test_resume_is_bit_identical(reference, tmp_path, stop_after):
     same(checkpoint.load(reference[1] / "best.pt"), checkpoint.load(tmp_path / "best.pt"))
 
 
-def test_spawned_workers_make_the_same_batches():
+def test_spawned_workers_make_the_same_batches(monkeypatch):
     """Workers of a platform without fork get everything by pickle."""
     change = functools.partial(augment, crop=48, scale=(0.8, 1.2), colour=0.2)
     samples = training.TrainingSamples(Few("train"), change, 0)
-    loader = training.batches(samples, 1, 4, 4, 1, 0, 1)
-    loader.multiprocessing_context = "spawn"
-    here = training.batches(samples, 1, 4, 4, 0, 0, 1)
-    for one, other in zip(loader, here, strict=True):
-        same(one, other)
+    spawning = functools.partial(training.DataLoader, multiprocessing_context="spawn")
+    with training.batches(samples, 1, 4, 4, 0) as here:
+        wanted = list(here)
+    monkeypatch.setattr(training, "DataLoader", spawning)
+    with training.batches(samples, 1, 4, 4, 1) as there:
+        for one, other in zip(there, wanted, strict=True):
+            same(one, other)
 
 
 def test_seed_matters(reference, tmp_path):
@@ -116,9 +118,12 @@ def test_seed_matters(reference, tmp_path):
 
 def test_several_processes_share_every_batch():
     samples = training.TrainingSamples(Few("train"), lambda i, l, rng: (i, l), 0)
-    whole = [b[0] for b in training.batches(samples, 1, 3, 4, 0, 0, 1)]
-    halves = [[b[0] for b in training.batches(samples, 1, 3, 4, 0, rank, 2)] for rank in (0, 1)]
-    for batch, first, second in zip(whole, *halves):
+
+    def images(rank, world):
+        with training.batches(samples, 1, 3, 4, 0, rank, world) as stream:
+            return [images for images, _ in stream]
+
+    for batch, first, second in zip(images(0, 1), images(0, 2), images(1, 2), strict=True):
         assert torch.equal(batch, torch.cat([first, second]))
 
 
@@ -387,7 +392,8 @@ def test_one_step_is_the_optimisers(tmp_path):
     torch.manual_seed(0)
     model = build(12, channels=8).train().to(memory_format=torch.channels_last)
     change = functools.partial(augment, crop=48, scale=(0.8, 1.2), colour=0.2)
-    images, label = next(iter(training.batches(training.TrainingSamples(Few("train"), change, 0), 0, 1, 4, 0, 0, 1)))
+    with training.batches(training.TrainingSamples(Few("train"), change, 0), 0, 1, 4, 0) as stream:
+        images, label = next(stream)
     torch.manual_seed(int(np.random.SeedSequence([0, 0, 0]).generate_state(1)[0]))
     outputs = model(training.normalise(images).contiguous(memory_format=torch.channels_last))
     training.segmentation_loss(model, outputs, label.long(), 0.4).backward()
