@@ -26,7 +26,8 @@ from common import attention, checkpoint, pictures
 from common.errors import UserError, run
 from common.inference import PROTOCOLS, evaluate, predict
 from common.training import Recipe
-from datasets.files import read_image
+from datasets import predictions
+from datasets.files import IMAGE_SUFFIXES, read_image
 from datasets.folder import palette
 
 
@@ -148,7 +149,10 @@ def segment(model, config, arguments, protocol, out, device):
         [classes[number] for number in seen], [colours[number] for number in seen],
         height=max(160, min(480, image.shape[0])),
     )
-    target = make_folder(out, "--out") / f"{arguments.image.stem}-segmented.png"
+    stem, beside = arguments.image.stem, arguments.image.parent.iterdir()
+    alone = sum(path.stem == stem and path.suffix.lower() in IMAGE_SUFFIXES for path in beside) < 2
+    name = stem if alone else arguments.image.name  # or a.jpg and a.png would share one picture
+    target = make_folder(out, "--out") / f"{name}-segmented.png"
     pictures.save_png(target, picture)
     shares = [(float((prediction == number).mean()), classes[number]) for number in seen]
     print(", ".join(f"{name} {share:.0%}" for share, name in sorted(shares, reverse=True)))
@@ -192,12 +196,14 @@ def score(model, config, arguments, protocol, out, device):
         raise UserError(
             f"--dataset {name} has {len(dataset.classes)} classes, the checkpoint was trained for {config['num_classes']}"
         )
+    predictions.keep_out(dataset, arguments.data, out, "--out")
     make_folder(out, "--out")
-    save_to = out / "predictions" if arguments.save_predictions is True else arguments.save_predictions
-    if save_to:
-        make_folder(save_to, "--save-predictions")
+    save = None
+    if arguments.save_predictions:
+        folder = out / "predictions" if arguments.save_predictions is True else arguments.save_predictions
+        save = predictions.writer(dataset, folder, arguments.data)
     matrix, samples = evaluate(
-        model, dataset, config["num_classes"], protocol, device, keep=4, description=arguments.split, save_to=save_to
+        model, dataset, config["num_classes"], protocol, device, keep=4, description=arguments.split, save=save
     )
     print(matrix.table(dataset.classes))
     target = out / f"{name}-{arguments.split}.png"

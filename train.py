@@ -33,6 +33,7 @@ import datasets
 from common import checkpoint
 from common.errors import UserError, run
 from common.training import FILES, OPTIMIZERS, PRECISIONS, SCHEDULES, TrainingSamples, rehearse, train
+from datasets.predictions import keep_out
 from datasets.transforms import augment
 
 # What must agree between a run and its continuation. The rest (device, workers, ...) may change.
@@ -231,6 +232,8 @@ def main():
 
     splits = (recipe.train_split, "val")
     train_set, val_set = (datasets.load(config["dataset"], arguments.data, split) for split in splits)
+    for dataset in (train_set, val_set):
+        keep_out(dataset, arguments.data, out, "--out")
     if resumed and list(train_set.classes) != config["classes"]:
         raise UserError(f"--data {arguments.data}: other classes than those of the run to resume, which are: "
                         + ", ".join(config["classes"]))

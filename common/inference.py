@@ -5,12 +5,10 @@ Prediction and label meet at the label's own size: scores are enlarged, never th
 
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from tqdm import tqdm
 
 from .metrics import ConfusionMatrix
@@ -184,12 +182,12 @@ def predict(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
 
 
 def evaluate(model, dataset, num_classes, protocol=PROTOCOLS["whole"], device="cpu", rank=0, world=1, keep=0,
-             description="evaluate", save_to=None):
+             description="evaluate", save=None):
     """Score a dataset. Returns (ConfusionMatrix, the first `keep` (image, label, prediction)).
 
     With several processes each takes every `world`-th image and the counts are added, so that every image
-    counts exactly once. The network is put into evaluation mode and left there. save_to: folder for the predictions
-    as PNGs in the ids of the dataset's own files.
+    counts exactly once. The network is put into evaluation mode and left there. save(index, prediction) is called for
+    each image, if given.
     """
     model.eval()
     matrix, kept = ConfusionMatrix(num_classes), []
@@ -200,8 +198,8 @@ def evaluate(model, dataset, num_classes, protocol=PROTOCOLS["whole"], device="c
         matrix.update(prediction, label)
         if len(kept) < keep:
             kept.append((np.asarray(image), np.asarray(label), prediction))
-        if save_to is not None:
-            Image.fromarray(dataset.stored_ids[prediction]).save(Path(save_to, f"{dataset.sample_name(index)}.png"))
+        if save:
+            save(index, prediction)
     if world > 1:
         counts = torch.from_numpy(matrix.counts).to(device)
         torch.distributed.all_reduce(counts)

@@ -80,6 +80,29 @@ def test_scales_and_saved_predictions(cli, trained, data, tmp_path):
         assert file.size == (48, 40) and set(np.unique(np.asarray(file))) <= {0, 1}
     code, *_ = cli("eval", trained, "--data", data, "--save-predictions", tmp_path / "mine ä")
     assert code == 0 and (tmp_path / "mine ä" / "p09.png").is_file()
+    code, *_ = cli("eval", trained, "--data", data, "--save-predictions", tmp_path / "mine ä")
+    assert code == 0  # again: predictions may be replaced
+
+
+@pytest.mark.parametrize("folder", ["labels", "images", ".", "labels/../images", "labels/new"])
+def test_the_data_are_not_overwritten(cli, trained, data, tmp_path, folder):
+    before = contents(data)
+    for flags in (("--save-predictions", data / folder), ("--out", data / folder)):
+        code, out, err = cli("eval", trained, "--data", data, *flags)
+        assert code == 2 and out == "" and f"{flags[0]} {data / folder}: the dataset reads files there" in err, err
+    code, _, err = cli("train", *QUICK, "--dataset", "folder", "--data", data, "--out", data / folder)
+    assert code == 2 and err.endswith(f"the dataset reads files there; choose a folder outside {data}\n"), err
+    assert contents(data) == before
+
+
+def test_two_pictures_of_one_name(cli, trained, tmp_path):
+    for name in ("a.jpg", "a.png"):
+        Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / name)
+        (tmp_path / "a.txt").touch()
+    for name in ("a.jpg", "a.png"):
+        code, out, _ = cli("eval", trained, "--image", tmp_path / name, "--out", tmp_path / "new")
+        assert code == 0 and f"{name}-segmented.png" in out
+    assert len(contents(tmp_path / "new")) == 2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 90), (50, 33)])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.inference import (
-    PROTOCOLS, Protocol, evaluate, fitted_size, normalise, predict, scores, window_starts,
+    PROTOCOLS, Protocol, fitted_size, normalise, predict, scores, window_starts,
 )
 
 WHOLE = PROTOCOLS["whole"]
@@ -229,31 +229,6 @@ def test_a_smaller_answer_than_the_windows():
     assert torch.allclose(
         scores(Pointwise(), np.full((4, 5, 3), 9, np.uint8), Protocol(scales=(40.0,), crop=32)),
         scores(Pointwise(), np.full((4, 5, 3), 9, np.uint8)), atol=1e-5)
-
-
-class Dataset:
-    classes, palette = ("a", "b", "c", "d", "e"), [(0, 0, 0)] * 5
-    stored_ids = np.array([7, 8, 11, 12, 33], np.uint8)
-
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        image = picture(33, 40, index)
-        return image, predict(Pointwise(), image)
-
-    def sample_name(self, index):
-        return f"münchen {index}"
-
-
-def test_saved_predictions_carry_the_datasets_own_ids(tmp_path):
-    from PIL import Image
-    matrix, kept = evaluate(Pointwise(), Dataset(), 5, keep=2, save_to=tmp_path)
-    assert matrix.miou == 1.0 and len(kept) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"münchen {index}.png" for index in range(3)]
-    for index in range(3):
-        with Image.open(tmp_path / f"münchen {index}.png") as file:
-            assert file.mode == "L" and np.array_equal(np.asarray(file), Dataset.stored_ids[Dataset()[index][1]])
 
 
 def test_every_paper_protocol_is_possible():
