@@ -93,7 +93,7 @@ def load_network(arguments):
         official = load_paper(arguments.paper, "official")
         state = load_weights(arguments.paper, arguments.official)
         try:
-            build = {**official.build_arguments(state), **parse_options(arguments.set)}
+            build = {**official.build_arguments(state), **parse_options(arguments.set, arguments.paper)}
             state = official.convert(state)
         except (ValueError, AttributeError) as error:
             raise UserError(f"--official {arguments.official}: {error}") from None

@@ -19,7 +19,9 @@ import ast
 import dataclasses
 import functools
 import importlib
+import inspect
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -36,6 +38,7 @@ from common.training import FILES, OPTIMIZERS, PRECISIONS, SCHEDULES, TrainingSa
 from datasets.predictions import keep_out
 from datasets.transforms import augment
 
+BOOLEANS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
 # What must agree between a run and its continuation. The rest (device, workers, ...) may change.
 FIXED = ("paper", "preset", "options", "dataset", "seed", "precision")
 
@@ -66,25 +69,54 @@ def load_weights(paper, path):
 
 
 def build_model(paper, preset, num_classes, options):
-    """papers.PAPER.model.build, with its ValueErrors as one line that names the flag."""
+    """papers.PAPER.model.build, with what it refuses as one line that names the flag."""
     try:
         return load_paper(paper).build(num_classes, preset, **options)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         flag = f"--preset {preset}" if "preset" in str(error) else "--set"
         raise UserError(f"{flag}: {error}") from None
+    except (TypeError, ArithmeticError, RuntimeError, AttributeError, LookupError) as error:
+        if not options:
+            raise
+        given = " ".join(f"--set {name}={value}" for name, value in options.items())
+        raise UserError(f"{given}: not possible: {error}") from None
 
 
-def parse_options(pairs):
-    """["regions=1,2", "context=False"] -> {"regions": (1, 2), "context": False}; what is no literal is text."""
-    options = {}
+def option_defaults(paper):
+    """{option: a default of it, which tells its kind}, from the presets of a paper and the signature of its network."""
+    module = load_paper(paper)
+    found = {name: value for options in module.PRESETS.values() for name, value in options.items()}
+    for kind in (module.build, type(module.build(2))):
+        found.update({name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()
+                      if parameter.default not in (None, parameter.empty)})
+    return found
+
+
+def parse_options(pairs, paper):
+    """["regions=1,2", "context=off"] -> {"regions": (1, 2), "context": False}; what is no literal is text. An option of
+    which the default is a boolean, a number or a tuple takes nothing else (or None); a UserError names it."""
+    options, defaults = {}, option_defaults(paper) if pairs else {}
     for pair in pairs:
-        name, equals, value = pair.partition("=")
+        name, equals, text = pair.partition("=")
         if not equals or not name:
             raise UserError(f"--set {pair}: wanted OPTION=VALUE")
+        default = defaults.get(name)
         try:
-            options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[name] = value
+            value = ast.literal_eval(text)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            value = text
+        if isinstance(default, bool):
+            value = BOOLEANS.get(text.strip().lower())
+            fits, wanted = value is not None, "true or false"
+        elif isinstance(default, (int, float)):
+            number = isinstance(value, type(default) if isinstance(default, int) else (int, float))
+            fits = value is None or (number and not isinstance(value, bool) and abs(value) < math.inf)
+            wanted = f"a {'whole ' * isinstance(default, int)}number such as {default}"
+        else:
+            fits, wanted = not (isinstance(default, tuple) and isinstance(value, str)), f"values such as {default}"
+        if not fits:
+            raise UserError(f"--set {pair}: wanted {wanted}")
+        options[name] = value
     return options
 
 
@@ -150,9 +182,10 @@ def parse():
 def resolve(arguments, resumed):
     """(config, recipe) from the flags, the paper's recipe and, when resuming, the run's own settings.
     A flag that contradicts the run that is to be resumed is a UserError."""
+    paper = resumed["config"]["paper"] if resumed else arguments.paper or "pysa"
     given = {
         "paper": arguments.paper, "preset": arguments.preset, "dataset": arguments.dataset, "seed": arguments.seed,
-        "options": parse_options(arguments.set) or None, "precision": arguments.precision,
+        "options": parse_options(arguments.set, paper) or None, "precision": arguments.precision,
     }
     numbers = (
         "train_split", "steps", "batch_size", "accumulate", "crop_size", "lr", "optimizer", "schedule", "eval_every",

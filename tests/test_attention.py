@@ -404,7 +404,7 @@ def test_commands_that_train_are_those_of_train_py(tmp_path, monkeypatch):
         _, command = training("unept", context)
         monkeypatch.setattr("sys.argv", command)
         arguments = train.parse()
-        assert train.parse_options(arguments.set) == ({} if context else {"context": False}) and arguments.resume
+        assert train.parse_options(arguments.set, "unept") == ({} if context else {"context": False}) and arguments.resume
     assert not finished(tmp_path)
     for name in ("best.pt", "last.pt"):
         state = {"model": {}, "optimizer": {}, "config": {}, "recipe": {"steps": 3}, "log": [], "step": 2}

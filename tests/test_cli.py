@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import torch
 from PIL import Image
 
 from common import checkpoint
+from common.errors import UserError
 from tests.torture import differences
 
+ROOT = Path(__file__).resolve().parent.parent
 QUICK = ("--steps", 2, "--batch-size", 2, "--crop-size", 32, "--set", "channels=8", "--device", "cpu")
 
 
@@ -143,7 +146,15 @@ MISTAKES = [
     (("train", "--set", "chanels=8"), ["--set", "chanels", "channels"]),
     (("train", "--set", "channels"), ["--set channels", "OPTION=VALUE"]),
     (("train", "--set", "variant=both"), ["--set", "series, parallel"]),
-    (("train", "--set", "channels=wide"), ["--set"]),
+    (("train", "--set", "channels=wide"), ["--set channels=wide", "whole number such as"]),
+    (("train", "--set", "channels=True"), ["--set channels=True", "whole number"]),
+    (("train", "--set", "channels=8.5"), ["--set channels=8.5", "whole number"]),
+    (("train", "--set", "channels=-1"), ["--set channels=-1"]),
+    (("train", "--set", "context=maybe"), ["--set context=maybe", "true or false"]),
+    (("train", "--set", "regions=all"), ["--set regions=all", "values such as (1, 2, 4, 8)"]),
+    (("train", "--paper", "lrformer", "--set", "drop_path=nan"), ["--set drop_path=nan", "a number such as"]),
+    (("train", "--paper", "lrformer", "--set", "drop_path=1e999"), ["--set drop_path=1e999", "a number such as"]),
+    (("train", "--resume", "--out", "RUN", "--set", "context=maybe"), ["--set context=maybe", "true or false"]),
     (("train", "--dataset", "imagenet"), ["imagenet", "shapes, camvid"]),
     (("train", "--dataset", "camvid"), ["--data PATH"]),
     (("train", "--dataset", "camvid", "--data", "nowhere"), ["--data nowhere", "no such folder"]),
@@ -234,6 +245,28 @@ MISTAKES = [
     (("train", "--train-split", "all"), ["--train-split", "trainaug"]),
     (("train", "--train-split", "trainaug"), ["unknown split 'trainaug'", "shapes"]),
 ]
+
+
+@pytest.mark.parametrize("paper", sorted(path.parent.name for path in ROOT.glob("papers/*/model.py")))
+def test_booleans(paper):
+    """Every boolean option of every paper."""
+    import train
+    names = [name for name, default in train.option_defaults(paper).items() if isinstance(default, bool)]
+    assert "context" in names
+    for name in names:
+        for value, words in ((True, "true True TRUE yes on ON"), (False, "false False no No off")):
+            assert [train.parse_options([f"{name}={word}"], paper) for word in words.split()] == (
+                [{name: value}] * len(words.split()))
+        for word in ("", "maybe", "nan", "1", "0", "None", "(True,)", "[]", "truefalse", "not"):
+            with pytest.raises(UserError, match=f"--set {name}=.*: wanted true or false"):
+                train.parse_options([f"{name}={word}"], paper)
+
+
+def test_a_network_without_context(cli, data, tmp_path):
+    cli("train", *QUICK, "--dataset", "folder", "--data", data, "--workers", 0, "--out", "run", "--set", "context=off")
+    state = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert state["config"]["options"] == {"channels": 8, "context": False}
+    assert not any("levels" in name for name in state["model"])
 
 
 def make_pair(root, image, label, classes="left\nright\n", name="a.png"):
