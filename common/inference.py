@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from . import processes
 from .metrics import ConfusionMatrix
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in 0..1
@@ -181,17 +182,17 @@ def predict(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
     return scores(model, image, protocol, device).argmax(0).to("cpu", torch.uint8).numpy()
 
 
-def evaluate(model, dataset, num_classes, protocol=PROTOCOLS["whole"], device="cpu", rank=0, world=1, keep=0,
+def evaluate(model, dataset, num_classes, protocol=PROTOCOLS["whole"], device="cpu", keep=0,
              description="evaluate", save=None):
     """Score a dataset. Returns (ConfusionMatrix, the first `keep` (image, label, prediction)).
 
-    With several processes each takes every `world`-th image and the counts are added, so that every image
-    counts exactly once. The network is put into evaluation mode and left there. save(index, prediction) is called for
-    each image, if given.
+    With several processes each takes its share of the images and the counts are added, so every
+    image counts exactly once. The network is put into evaluation mode and left there.
+    save(index, prediction) is called for each image, if given.
     """
     model.eval()
-    matrix, kept = ConfusionMatrix(num_classes), []
-    indices = range(rank, len(dataset), world)
+    matrix, kept, rank = ConfusionMatrix(num_classes), [], processes.rank()
+    indices = range(rank, len(dataset), processes.count())
     for index in tqdm(indices, desc=description, unit="image", leave=False, disable=rank > 0, delay=1):
         image, label = dataset[index]
         prediction = predict(model, image, protocol, device)
@@ -200,8 +201,7 @@ def evaluate(model, dataset, num_classes, protocol=PROTOCOLS["whole"], device="c
             kept.append((np.asarray(image), np.asarray(label), prediction))
         if save:
             save(index, prediction)
-    if world > 1:
+    if processes.count() > 1:
         counts = torch.from_numpy(matrix.counts).to(device)
-        torch.distributed.all_reduce(counts)
-        matrix.counts = counts.cpu().numpy()
+        matrix.counts = processes.total(counts).cpu().numpy()
     return matrix, kept

@@ -53,3 +53,18 @@ def load(name, root=None, split="train", seed=0):
         more = f" ({len(dataset.missing)} such; `python -m datasets.check {name} {root}` lists them)"
         raise UserError(dataset.missing[0] + more * (len(dataset.missing) > 1))
     return dataset
+
+
+def load_pair(config, root, train_split, resumed=None):
+    """The training and the validation set of a run. Notes their classes in `config`; where a run is resumed, raises
+    UserError if they are not those of its own config."""
+    train_set, val_set = (load(config["dataset"], root, split) for split in (train_split, "val"))
+    if resumed and list(train_set.classes) != config["classes"]:
+        raise UserError(f"--data {root}: other classes than those of the run to resume, which are: "
+                        + ", ".join(config["classes"]))
+    if resumed and len(train_set) != config.get("train_images", len(train_set)):
+        raise UserError(f"--data {root}: {len(train_set)} training images, the run to resume has "
+                        f"{config['train_images']}; other data need another --out")
+    config.update(train_images=len(train_set), num_classes=len(train_set.classes), classes=list(train_set.classes),
+                  palette=[list(colour) for colour in train_set.palette])
+    return train_set, val_set

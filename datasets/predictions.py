@@ -30,7 +30,7 @@ def write(path, ids):
     for key, value in MARK.items():
         text.add_text(key, value)
     Image.fromarray(ids).save(buffer, "PNG", pnginfo=text)
-    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+    write_atomically(path, buffer.getvalue())
 
 
 def keep_out(dataset, root, folder, flag):

@@ -9,6 +9,9 @@ that of mmsegmentation (fit, crop with a bound on the share of one class, flip, 
 and LRFormer use. Both compute some steps in float; here every step ends in bytes, one grey level apart at most.
 """
 
+import functools
+import inspect
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -138,9 +141,16 @@ def photometric_distortion(image, rng):
     return image
 
 
+def augmentation(recipe):
+    """`augment` with the numbers of a `common.recipe.Recipe`: every argument that it has a field for."""
+    names = [name for name in inspect.signature(augment).parameters if hasattr(recipe, name)]
+    return functools.partial(
+        augment, crop=recipe.crop_size, **{name: getattr(recipe, name) for name in names})
+
+
 def augment(image, label, rng, crop, scale=(1.0, 1.0), flip=True, colour=0.0, fit=(), rotate=0.0, blur=False,
             max_share=1.0, photometric=False, centre=True):
-    """Scale, rotate, blur, flip, crop, colour, pad, in this order: whichever of them the recipe has (common/training.py
+    """Scale, rotate, blur, flip, crop, colour, pad, in this order: whichever of them the recipe has (common/recipe.py
     explains the arguments). Returns contiguous arrays of crop x crop pixels."""
     if fit:
         image, label = resize(image, label, *fitted_size(label.shape, fit, rng.uniform(*scale)))

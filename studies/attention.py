@@ -12,8 +12,10 @@ import sys
 
 from PIL import Image
 
-from common import attention, checkpoint, pictures
+from common import checkpoint
+from datasets import pictures
 from datasets.shapes import Shapes
+from papers import attention
 
 from .shapes_table import ROOT, ROWS, load_best, run_directory
 

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import datasets
-from common import pictures
+from common.cli import pick_device
 from common.inference import PROTOCOLS, Protocol, evaluate, predict
-from train import pick_device
+from datasets import pictures
 
 from .attention import finished
 from .measure import write_csv

@@ -25,13 +25,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from common import pictures
+from common.cli import build_model
+from datasets import pictures
 from papers.lrformer.model import Attention
 from papers.pan.model import FPA
 from papers.psanet.model import PSA
 from papers.pysa.model import PySALevel, series_in_cell_space
 from papers.unept.model import DeformableAttention, pixel_centres
-from train import build_model
 
 from .measure import peak_memory, times, write_csv
 from .shapes_table import ROOT

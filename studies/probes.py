@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common import pictures
 from common.inference import evaluate, predict
 from common.metrics import IGNORE
+from datasets import pictures
 from datasets.shapes import Shapes
 
 from .attention import NAMES

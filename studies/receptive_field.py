@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common import pictures
+from common.cli import build_model
 from common.errors import UserError, run
 from common.inference import normalise
+from datasets import pictures
 from datasets.shapes import Shapes
-from train import build_model
 
 from .attention import NAMES, finished, train_missing, training
 from .shapes_table import ROOT, load_best

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 import datasets
-from common import checkpoint, pictures
+from common import checkpoint
+from common.cli import load_recipe
 from common.inference import Protocol, evaluate, predict
-from common.training import segmentation_loss
-from train import load_recipe
+from common.losses import segmentation_loss
+from datasets import pictures
 
 from .attention import NAMES
 from .measure import times, write_csv

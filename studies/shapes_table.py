@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common import checkpoint, pictures
+from common import checkpoint
+from common.cli import build_model, load_recipe
 from common.inference import evaluate, predict
+from datasets import pictures
 from datasets.shapes import KEYS, Shapes
-from train import build_model, load_recipe
 
 from .measure import write_csv
 

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 import datasets
-from common.training import Recipe
+from common.recipe import Recipe
 from datasets import shapes
 from tests import layouts
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.training import Recipe, add_gradients
+from common.loop import add_gradients
+from common.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPERS = sorted(path.parent.name for path in ROOT.glob("papers/*/model.py"))

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from common import checkpoint
+from common.cli import option_defaults, parse_options
 from common.errors import UserError
 from tests.torture import differences
 
@@ -250,16 +251,15 @@ MISTAKES = [
 @pytest.mark.parametrize("paper", sorted(path.parent.name for path in ROOT.glob("papers/*/model.py")))
 def test_booleans(paper):
     """Every boolean option of every paper."""
-    import train
-    names = [name for name, default in train.option_defaults(paper).items() if isinstance(default, bool)]
+    names = [name for name, default in option_defaults(paper).items() if isinstance(default, bool)]
     assert "context" in names
     for name in names:
         for value, words in ((True, "true True TRUE yes on ON"), (False, "false False no No off")):
-            assert [train.parse_options([f"{name}={word}"], paper) for word in words.split()] == (
+            assert [parse_options([f"{name}={word}"], paper) for word in words.split()] == (
                 [{name: value}] * len(words.split()))
         for word in ("", "maybe", "nan", "1", "0", "None", "(True,)", "[]", "truefalse", "not"):
             with pytest.raises(UserError, match=f"--set {name}=.*: wanted true or false"):
-                train.parse_options([f"{name}={word}"], paper)
+                parse_options([f"{name}={word}"], paper)
 
 
 def test_a_network_without_context(cli, data, tmp_path):

@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import checkpoint, training
+from common import checkpoint, loop
 from common.errors import UserError
 from common.inference import evaluate
-from common.training import Recipe
+from common.recipe import Recipe
 from datasets.shapes import Shapes
+from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augment
 from tests import torture
 
@@ -63,14 +64,15 @@ def press_ctrl_c(scores):
     return scores
 
 
-def train(out, rank, world, model, resume=None):
+def train(out, world, model, resume=None):
     """A short run; its last.pt and what it wrote to stderr."""
     out.mkdir(exist_ok=True, parents=True)
     recipe = Recipe(steps=6, batch_size=4, crop_size=48, eval_every=2, lr=1e-2)
     change, bar = functools.partial(augment, crop=48), io.StringIO()
     with contextlib.redirect_stderr(bar):
-        training.train(model, Few("train"), Few("val"), recipe, {"paper": "toy"}, out, change, resume=resume, rank=rank,
-                       world=world)
+        feed = functools.partial(
+            batches, TrainingSamples(Few("train"), change, 0), steps=6, batch_size=4)
+        loop.train(model, feed, Few("val"), recipe, {"paper": "toy"}, out, resume=resume)
     if world > 1:
         torch.distributed.barrier()  # the first process writes
     return checkpoint.load(out / "last.pt"), bar.getvalue()
@@ -89,7 +91,7 @@ def gradients(paper, rank, world, parts):
     share = slice(rank * 4 // world, (rank + 1) * 4 // world)
     network = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
     off = torch.amp.GradScaler("cpu", enabled=False)
-    training.add_gradients(
+    loop.add_gradients(
         network, model, images[share], label[share], Recipe(accumulate=parts), contextlib.nullcontext(), off)
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
@@ -98,15 +100,15 @@ def everything(rank, world, folder):
     """What the tests below compare, computed in one of `world` processes."""
     found = {"gradients": {paper: gradients(paper, rank, world, parts=2 // world) for paper in EXACT}}
     found["both"] = gradients("pysa", rank, world, parts=2)
-    found["run"], found["bar"] = train(folder / "run", rank, world, Toy())
-    found["counts"] = torch.from_numpy(evaluate(Toy(), Few("val"), 12, rank=rank, world=world)[0].counts)
+    found["run"], found["bar"] = train(folder / "run", world, Toy())
+    found["counts"] = torch.from_numpy(evaluate(Toy(), Few("val"), 12)[0].counts)
     if world > 1:
         torch.manual_seed(0)
         pysa = importlib.import_module("papers.pysa.model").build(12, channels=8)
-        train(folder / "batchnorm", rank, world, pysa)
-        found["interrupted"], _ = train(folder / "interrupted", rank, world, Toy(press_ctrl_c if rank == 1 else None))
+        train(folder / "batchnorm", world, pysa)
+        found["interrupted"], _ = train(folder / "interrupted", world, Toy(press_ctrl_c if rank == 1 else None))
         try:
-            train(folder / "poisoned", rank, world, Toy(become_nan if rank == 1 else None))
+            train(folder / "poisoned", world, Toy(become_nan if rank == 1 else None))
         except UserError as error:
             found["poisoned"] = str(error)
     return found
@@ -189,7 +191,7 @@ def test_one_process_goes_on_where_two_were_interrupted(results, tmp_path):
     """Ctrl-C reached the second process only, yet both stopped behind the same step."""
     alone, both, _ = results
     assert all(found["interrupted"]["step"] == 3 for found in both)
-    state, _ = train(tmp_path, 0, 1, Toy(), resume=both[0]["interrupted"])
+    state, _ = train(tmp_path, 1, Toy(), resume=both[0]["interrupted"])
     assert state["curve"] == pytest.approx(alone["run"]["curve"], rel=1e-5)
     close(alone["run"]["model"], state["model"], 1e-5)
 

@@ -13,10 +13,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from common import checkpoint, training
+from common import checkpoint, guard, loop, losses, processes
+from common import recipe as recipes
 from common.errors import UserError
-from common.training import Recipe
+from common.inference import normalise
+from common.recipe import Recipe
+from datasets import pictures, stream
 from datasets.shapes import Shapes
+from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augment
 from papers.pysa.model import build
 from tests import torture
@@ -57,9 +61,13 @@ def run(out, steps=6, stop_after=None, resume=False, workers=0, precision="float
 
         torch.optim.AdamW.step = dying_step
     try:
-        training.train(
-            model, Few("train"), Few("val"), recipe, {"paper": "pysa"}, out, change, workers=workers,
-            precision=precision, compile=compile, resume=checkpoint.load(out / "last.pt") if resume else None,
+        samples = TrainingSamples(Few("train"), change, 0)
+        feed = functools.partial(batches, samples, steps=steps, batch_size=4, workers=workers)
+        val_set = Few("val")
+        loop.train(
+            model, feed, val_set, recipe, {"paper": "pysa"}, out, precision=precision,
+            compile=compile, resume=checkpoint.load(out / "last.pt") if resume else None,
+            draw=functools.partial(pictures.draw_run, out, val_set.classes, val_set.palette),
         )
     except Interrupted:
         pass
@@ -98,30 +106,32 @@ def test_resume_is_bit_identical(reference, tmp_path, stop_after):
 def test_spawned_workers_make_the_same_batches(monkeypatch):
     """Workers of a platform without fork get everything by pickle."""
     change = functools.partial(augment, crop=48, scale=(0.8, 1.2), colour=0.2)
-    samples = training.TrainingSamples(Few("train"), change, 0)
-    spawning = functools.partial(training.DataLoader, multiprocessing_context="spawn")
-    with training.batches(samples, 1, 4, 4, 0) as here:
+    samples = TrainingSamples(Few("train"), change, 0)
+    spawning = functools.partial(stream.DataLoader, multiprocessing_context="spawn")
+    with batches(samples, 1, 4, 4, 0) as here:
         wanted = list(here)
-    monkeypatch.setattr(training, "DataLoader", spawning)
-    with training.batches(samples, 1, 4, 4, 1) as there:
+    monkeypatch.setattr(stream, "DataLoader", spawning)
+    with batches(samples, 1, 4, 4, 1) as there:
         for one, other in zip(there, wanted, strict=True):
             same(one, other)
 
 
 def test_seed_matters(reference, tmp_path):
-    samples = [training.TrainingSamples(Few("train"), lambda i, l, rng: (i, l), seed) for seed in (0, 0, 1)]
+    samples = [TrainingSamples(Few("train"), lambda i, l, rng: (i, l), seed) for seed in (0, 0, 1)]
     assert torch.equal(samples[0][13][0], samples[1][13][0])
     assert not all(torch.equal(samples[0][n][0], samples[2][n][0]) for n in range(10))
     epoch = {samples[0][n][0].numpy().tobytes() for n in range(10, 20)}
     assert len(epoch) == 10  # every scene exactly once per epoch
 
 
-def test_several_processes_share_every_batch():
-    samples = training.TrainingSamples(Few("train"), lambda i, l, rng: (i, l), 0)
+def test_several_processes_share_every_batch(monkeypatch):
+    samples = TrainingSamples(Few("train"), lambda i, l, rng: (i, l), 0)
 
     def images(rank, world):
-        with training.batches(samples, 1, 3, 4, 0, rank, world) as stream:
-            return [images for images, _ in stream]
+        monkeypatch.setattr(processes, "rank", lambda: rank)
+        monkeypatch.setattr(processes, "count", lambda: world)
+        with batches(samples, 1, 3, 4) as here:
+            return [images for images, _ in here]
 
     for batch, first, second in zip(images(0, 1), images(0, 2), images(1, 2), strict=True):
         assert torch.equal(batch, torch.cat([first, second]))
@@ -206,8 +216,8 @@ def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
             next(model.parameters()).grad[0] = float("inf")
         return value
 
-    add = training.add_gradients
-    monkeypatch.setattr(training, "add_gradients", poisoned)
+    add = loop.add_gradients
+    monkeypatch.setattr(loop, "add_gradients", poisoned)
     with pytest.raises(UserError, match="the norm of its gradient (inf|nan), in step"):
         run(tmp_path)
     assert all(torch.isfinite(value).all() for value in checkpoint.load(tmp_path / "last.pt")["model"].values())
@@ -218,7 +228,7 @@ def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
 
 def test_everything_ignored_is_loss_zero():
     scores = torch.randn(2, 3, 4, 4, requires_grad=True)
-    loss = training.cross_entropy(scores, torch.full((2, 4, 4), 255))
+    loss = losses.cross_entropy(scores, torch.full((2, 4, 4), 255))
     loss.backward()
     assert loss.item() == 0 and scores.grad.abs().max() == 0
 
@@ -226,20 +236,20 @@ def test_everything_ignored_is_loss_zero():
 def test_loss_is_the_mean_over_valid_pixels():
     scores, label = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
     label[0, :2] = 255
-    assert torch.allclose(training.cross_entropy(scores, label), F.cross_entropy(scores, label, ignore_index=255))
+    assert torch.allclose(losses.cross_entropy(scores, label), F.cross_entropy(scores, label, ignore_index=255))
 
 
 def test_auxiliary_loss_and_own_loss():
     scores, label = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 4, 4))
-    plain = training.cross_entropy(scores, label)
-    both = training.segmentation_loss(torch.nn.Identity(), {"out": scores, "aux": 2 * scores}, label, 0.4)
-    assert torch.allclose(both, plain + 0.4 * training.cross_entropy(2 * scores, label))
+    plain = losses.cross_entropy(scores, label)
+    both = losses.segmentation_loss(torch.nn.Identity(), {"out": scores, "aux": 2 * scores}, label, 0.4)
+    assert torch.allclose(both, plain + 0.4 * losses.cross_entropy(2 * scores, label))
 
     class Own(torch.nn.Module):
         def loss(self, outputs, label, cross_entropy):
             return 3 * cross_entropy(outputs["out"], label)
 
-    assert torch.allclose(training.segmentation_loss(Own(), {"out": scores}, label, 0.4), 3 * plain)
+    assert torch.allclose(losses.segmentation_loss(Own(), {"out": scores}, label, 0.4), 3 * plain)
 
 
 class Toy(torch.nn.Module):
@@ -271,7 +281,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(kind):
     results = []
     for parts in (1, 2, 4, 8):
         model.zero_grad()
-        value = training.add_gradients(
+        value = loop.add_gradients(
             model, model, images, label, Recipe(accumulate=parts), contextlib.nullcontext(), off)
         results.append([torch.tensor(value), *(p.grad.clone() for p in model.parameters())])
     for other in results[1:]:
@@ -290,7 +300,7 @@ def test_accumulation_through_the_loop(tmp_path):
 def test_a_loss_at_fewer_pixels_is_not_accumulated():
     scores, label = torch.randn(1, 3, 2, 2), torch.randint(0, 3, (2, 4, 4))
     with pytest.raises(UserError, match="--accumulate"):
-        training.cross_entropy(scores, label[:1, ::2, ::2], batch=label)
+        losses.cross_entropy(scores, label[:1, ::2, ::2], batch=label)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -310,7 +320,7 @@ def test_a_compiler_that_is_missing_is_one_line():
         raise RuntimeError("no working C++ compiler found")
 
     network = torch.compile(torch.nn.Conv2d(3, 3, 1), backend=backend)
-    with pytest.raises(UserError) as error, training.name_the_flag(Recipe(), "cpu"):
+    with pytest.raises(UserError) as error, guard.name_the_flag(Recipe(), "cpu"):
         network(torch.zeros(1, 3, 4, 4))
     line = " ".join(str(error.value).split())
     assert line.startswith("--compile is not possible here, leave it out: ") and line.endswith("C++ compiler found")
@@ -329,24 +339,24 @@ def test_the_rehearsal_leaves_no_trace():
     torch.manual_seed(0)
     model = build(12, channels=8)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    samples = training.TrainingSamples(Few("train"), functools.partial(augment, crop=48), 0)
-    training.rehearse(model, samples, Recipe(batch_size=2, crop_size=48))
+    samples = TrainingSamples(Few("train"), functools.partial(augment, crop=48), 0)
+    guard.rehearse(model, samples, Recipe(batch_size=2, crop_size=48))
     same(before, dict(model.state_dict()))
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_too_little_memory_names_the_flag():
-    with pytest.raises(UserError, match="--accumulate 2"), training.name_the_flag(Recipe(), "cuda"):
+    with pytest.raises(UserError, match="--accumulate 2"), guard.name_the_flag(Recipe(), "cuda"):
         raise torch.OutOfMemoryError("CUDA out of memory")
-    with pytest.raises(UserError, match="--device mps .* --device cpu"), training.name_the_flag(Recipe(), "mps"):
+    with pytest.raises(UserError, match="--device mps .* --device cpu"), guard.name_the_flag(Recipe(), "mps"):
         raise NotImplementedError("aten::something is not implemented for MPS")
-    with pytest.raises(RuntimeError, match="a bug"), training.name_the_flag(Recipe(), "cpu"):
+    with pytest.raises(RuntimeError, match="a bug"), guard.name_the_flag(Recipe(), "cpu"):
         raise RuntimeError("a bug")
 
 
 def factors(**changes):
     recipe = Recipe(steps=100, **changes)
-    return [training.learning_rate_factor(step, recipe) for step in range(100)]
+    return [recipes.learning_rate_factor(step, recipe) for step in range(100)]
 
 
 def test_schedules():
@@ -376,7 +386,7 @@ def test_one_cycle_is_pytorchs():
 def test_parameter_groups():
     model = build(3, channels=8)
     recipe = Recipe(optimizer="sgd", head_lr=10.0, weight_decay=0.1, no_decay=("bn", "bias"))
-    optimizer = training.make_optimizer(model, recipe)
+    optimizer = recipes.make_optimizer(model, recipe)
     found = {(g["factor"], g["weight_decay"]): sum(p.numel() for p in g["params"]) for g in optimizer.param_groups}
     backbone = dict(model.backbone.named_parameters())
     undecayed = sum(p.numel() for n, p in backbone.items() if "bn" in n or "bias" in n)
@@ -392,11 +402,11 @@ def test_one_step_is_the_optimisers(tmp_path):
     torch.manual_seed(0)
     model = build(12, channels=8).train().to(memory_format=torch.channels_last)
     change = functools.partial(augment, crop=48, scale=(0.8, 1.2), colour=0.2)
-    with training.batches(training.TrainingSamples(Few("train"), change, 0), 0, 1, 4, 0) as stream:
-        images, label = next(stream)
+    with batches(TrainingSamples(Few("train"), change, 0), 0, 1, 4) as here:
+        images, label = next(here)
     torch.manual_seed(int(np.random.SeedSequence([0, 0, 0]).generate_state(1)[0]))
-    outputs = model(training.normalise(images).contiguous(memory_format=torch.channels_last))
-    training.segmentation_loss(model, outputs, label.long(), 0.4).backward()
+    outputs = model(normalise(images).contiguous(memory_format=torch.channels_last))
+    losses.segmentation_loss(model, outputs, label.long(), 0.4).backward()
     weight = model.head.classifier.weight
     assert torch.allclose(state["model"]["head.classifier.weight"], weight - 0.5 * weight.grad, atol=1e-6)
 
@@ -404,16 +414,16 @@ def test_one_step_is_the_optimisers(tmp_path):
 # ------------------------------------------------------------------------------------ checkpoints
 
 
-def test_writing_is_atomic(tmp_path):
+def test_writing_is_atomic(tmp_path, monkeypatch):
     path = tmp_path / "state.pt"
     checkpoint.save(path, {"x": torch.ones(3)})
 
-    def fail(file):
-        file.write(b"half")
+    def full(number):
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device; what was there before is untouched"):
-        checkpoint.write_atomically(path, fail)
+        checkpoint.write_atomically(path, b"half")
     assert torch.equal(checkpoint.load(path)["x"], torch.ones(3))
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
 
@@ -468,7 +478,7 @@ def test_read_only_arrays_are_copied():
     """Arrays straight from an image file may not be written to, which PyTorch warns about if they are shared."""
     image, label = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
     image.flags.writeable = label.flags.writeable = False
-    x, y = training.TrainingSamples([(image, label)], lambda image, label, rng: (image, label), 0)[0]
+    x, y = TrainingSamples([(image, label)], lambda image, label, rng: (image, label), 0)[0]
     x += 1
     y += 1
     assert not image.any() and not label.any()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from common import training
 from common.errors import UserError
+from datasets.stream import batches
 from tests import torture
 
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the table of processes from /proc")
@@ -121,7 +121,7 @@ class Failing:
     (UserError("a.png: no"), ["a.png: no"]),
 ])
 def test_what_is_said(error, words):
-    with pytest.raises(UserError) as caught, training.batches(Failing(error), 0, 9, 2, workers=2) as stream:
+    with pytest.raises(UserError) as caught, batches(Failing(error), 0, 9, 2, workers=2) as stream:
         next(stream)
     assert all(word in str(caught.value) for word in words) and len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
@@ -129,9 +129,9 @@ def test_what_is_said(error, words):
 
 def test_other_errors_stay_what_they_are():
     for workers in (0, 2):
-        with pytest.raises(ZeroDivisionError), training.batches(Failing(ZeroDivisionError()), 0, 9, 2, workers) as stream:
+        with pytest.raises(ZeroDivisionError), batches(Failing(ZeroDivisionError()), 0, 9, 2, workers) as stream:
             next(stream)
-        with pytest.raises(RuntimeError, match="mine"), training.batches([(1, 1)] * 9, 0, 3, 2, workers):
+        with pytest.raises(RuntimeError, match="mine"), batches([(1, 1)] * 9, 0, 3, 2, workers):
             raise RuntimeError("mine")
 
 

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from common import checkpoint
-from common.training import FILES
+from common.run import FILES
 from datasets.shapes import CLASSES, make_scene
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,8 +20,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import datasets
-from common import checkpoint, pictures
+from common import checkpoint
 from common.inference import normalise
+from datasets import pictures
 from .. import model, official
 
 from studies.measure import peak_memory, times

@@ -172,8 +172,9 @@ def picture(run, target):
     import numpy as np
 
     import datasets
-    from common import checkpoint, pictures
+    from common import checkpoint
     from common.inference import normalise
+    from datasets import pictures
 
     state = checkpoint.load_run(Path(run))
     config = state["config"]

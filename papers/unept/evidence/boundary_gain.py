@@ -13,9 +13,9 @@ import sys
 import numpy as np
 import torch
 
-from common import pictures
 from common.inference import normalise
 from common.metrics import IGNORE, ConfusionMatrix
+from datasets import pictures
 from datasets.shapes import Shapes
 from .. import model
 

@@ -9,9 +9,10 @@ import argparse
 
 import torch
 
-from common import attention, pictures
 from common.inference import normalise
+from datasets import pictures
 from datasets.shapes import Shapes
+from papers import attention
 from .. import explain, model
 
 from studies.attention import train_missing, training

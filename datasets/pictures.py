@@ -1,13 +1,14 @@
 """Pictures of what a network does, drawn with Pillow: predictions beside the truth, curves of a run."""
 
 import io
+import math
 import textwrap
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .checkpoint import write_atomically
-from .metrics import IGNORE
+from common.checkpoint import write_atomically
+from common.metrics import IGNORE
 
 INK, PAPER, GRID = (30, 30, 35), (255, 255, 255), (225, 225, 230)
 SERIES = [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)]  # colour-blind safe (Okabe and Ito)
@@ -22,7 +23,7 @@ def save_png(path, image):
     """Write a PIL image, atomically."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+    write_atomically(path, buffer.getvalue())
 
 
 def colourise(label, palette):
@@ -93,6 +94,27 @@ def predictions(samples, classes, palette):
     return grid(["image", "truth", "prediction", "errors"], rows, classes, palette)
 
 
+def draw_run(out, classes, palette, log, curve, samples):
+    """Write curves.png and predictions.png into a run directory. log, curve: of a `common.run.Run`, the losses drawn as
+    means over stretches. samples: (image, label, prediction) triples."""
+    stretch = math.ceil(len(curve) / 60)
+    ends = range(stretch, len(curve) + 1, stretch)
+    means = [sum(curve[end - stretch : end]) / stretch for end in ends]
+    steps = [row["step"] for row in log]
+    scores = [(name, steps, [row[key] for row in log])
+              for name, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy"))]
+    panels = [("training loss", [("", list(ends), means)]), ("validation", scores)]
+    save_png(out / "curves.png", curves(panels))
+    save_png(out / "predictions.png", predictions(samples, classes, palette))
+
+
+def segmented(image, prediction, classes, palette):
+    """image | segmentation | both, with a legend of the classes that occur."""
+    cells = [image, colourise(prediction, palette), overlay(image, prediction, palette)]
+    height = max(160, min(480, image.shape[0]))
+    return grid(["image", "segmentation", "both"], [cells], *seen_classes(prediction, classes, palette), height=height)
+
+
 def curves(panels, width=460, height=300):
     """Line plots side by side. `panels`: [(title, [(name, xs, ys), ...]), ...]."""
     canvas = Image.new("RGB", (width * len(panels), height), PAPER)
@@ -161,7 +183,7 @@ def plain_panel(image, pixel=None):
 
 
 def panel(image, values, pixel=None):
-    """One panel of `common.attention.look`: a map as colours over the image, points as circles over it, or bars."""
+    """One panel of `papers.attention.look`: a map as colours over the image, points as circles over it, or bars."""
     if isinstance(values, dict):
         return points_panel(image, values, pixel)
     return bars_panel(values) if values.ndim == 1 else map_panel(image, values, pixel)
@@ -236,3 +258,33 @@ def sheet(heading, rows, classes=None, palette=None, gap=14):
         y += height
     canvas.paste(key, (gap // 2, y))
     return canvas
+
+
+def attention_page(image, pixel, prediction, panels, classes, palette, heading):
+    """A page of what `papers.attention.look` returns: the image, the prediction and every panel, with captions and legends."""
+    cells = [
+        ("the image; the ring is the pixel", plain_panel(image, pixel)),
+        (f"prediction; at the pixel: {classes[prediction[pixel]]}",
+         plain_panel(colourise(prediction, palette), pixel)),
+    ]
+    cells += [(title, panel(image, values, pixel)) for title, values in panels]
+    per_row = math.ceil(len(cells) / math.ceil(len(cells) / 6))  # rows of about the same length, at most six
+    rows = [cells[first : first + per_row] for first in range(0, len(cells), per_row)]
+    names, colours = seen_classes(prediction, classes, palette)
+    return sheet(f"{heading} {panels_legend(panels)}", rows, names, colours)
+
+
+def seen_classes(label, classes, palette):
+    """(names, colours) of the classes that occur in a label [H, W]."""
+    seen = sorted(set(label.flatten().tolist()))
+    return [classes[number] for number in seen], [palette[number] for number in seen]
+
+
+def panels_legend(panels):
+    """What colours and circles mean, in words."""
+    text = ""
+    if any(not isinstance(values, dict) and values.ndim == 2 for _, values in panels):
+        text += "Colours: dark blue = little, yellow = the most in that panel (number at the right), grey = nothing. "
+    if any(isinstance(values, dict) for _, values in panels):
+        text += "Circles: the points that are read, area = weight, colour = on which map."
+    return text.strip()
