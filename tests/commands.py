@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("papers/*/paper.md"))]
 PAGES += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md") if path.name != "adding_a_paper.md")
 ELSEWHERE = {
-    "make test": "runs this", "make mutants": "takes twenty minutes", "make torture": "takes minutes",
+    "make test": "runs this", "make mutants": "takes twenty minutes", "make crash": "takes minutes",
     "python -m venv": "makes an environment",
 }
 # Sizes of benchmarks: module, what is replaced.

@@ -14,7 +14,7 @@ from PIL import Image
 from common import checkpoint
 from common.cli import option_defaults, parse_options
 from common.errors import UserError
-from tests.torture import differences
+from tests.crash import differences
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ("--steps", 2, "--batch-size", 2, "--crop-size", 32, "--set", "channels=8", "--device", "cpu")

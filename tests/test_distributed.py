@@ -25,7 +25,7 @@ from common.recipe import Recipe
 from datasets.shapes import Shapes
 from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augment
-from tests import torture
+from tests import crash
 
 ROOT = Path(__file__).resolve().parent.parent
 EXACT = [path.parent.name for path in sorted(ROOT.glob("papers/*/model.py")) if path.parent.name != "unept"]
@@ -198,7 +198,7 @@ def test_one_process_goes_on_where_two_were_interrupted(results, tmp_path):
 
 def test_torchrun(tmp_path):
     """As in the help of train.py."""
-    torture.make_data(tmp_path / "data")
+    crash.make_data(tmp_path / "data")
     flags = [str(ROOT / "train.py"), "--dataset", "folder", "--data", str(tmp_path / "data"), "--steps", "3",
              "--batch-size", "2", "--crop-size", "32", "--set", "channels=8", "--device", "cpu", "--workers", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -12,7 +12,7 @@ from common import checkpoint
 from common.errors import UserError
 from datasets.files import read_image, read_label
 from datasets.shapes import make_scene
-from tests.torture import differences
+from tests.crash import differences
 
 
 def mutate(content, rng):

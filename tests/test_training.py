@@ -23,8 +23,8 @@ from datasets.shapes import Shapes
 from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augment
 from papers.pysa.model import build
-from tests import torture
-from tests.torture import differences
+from tests import crash
+from tests.crash import differences
 
 
 class Few(Shapes):
@@ -157,8 +157,8 @@ def test_signal_finishes_the_step_and_saves(tmp_path):
 
 
 def test_kill_and_resume_through_the_program(tmp_path):
-    """The short form of `make torture`: kill -9 three times, twice in the middle of a file, to the same bits."""
-    found, hit = torture.torture(tmp_path, kills=3)
+    """The short form of `make crash`: kill -9 three times, twice in the middle of a file, to the same bits."""
+    found, hit = crash.kill_and_resume(tmp_path, kills=3)
     assert found == [] and hit >= 1
 
 
@@ -166,15 +166,15 @@ def test_kill_and_resume_through_the_program(tmp_path):
 @pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_the_program_gently(tmp_path, number, code):
     """Sent to the whole process group, loader workers included, as terminals and schedulers do."""
-    torture.make_data(tmp_path / "data")
-    process = torture.start(tmp_path / "data", tmp_path / "run", 10**6, "--workers", 1, process_group=0)
-    torture.wait_for(process, lambda: torture.step_of(tmp_path / "run") > 0, pause=0.05)
+    crash.make_data(tmp_path / "data")
+    process = crash.start(tmp_path / "data", tmp_path / "run", 10**6, "--workers", 1, process_group=0)
+    crash.wait_for(process, lambda: crash.step_of(tmp_path / "run") > 0, pause=0.05)
     os.killpg(process.pid, number)
     _, error = process.communicate()
     assert process.returncode == code, error.decode()
     last_line = error.decode().replace("\r", "\n").splitlines()[-1]
     assert "the same command with --resume goes on from" in last_line and str(tmp_path / "run" / "last.pt") in last_line
-    assert len(checkpoint.load_run(tmp_path / "run" / "last.pt")["curve"]) == torture.step_of(tmp_path / "run")
+    assert len(checkpoint.load_run(tmp_path / "run" / "last.pt")["curve"]) == crash.step_of(tmp_path / "run")
 
 
 def test_a_full_disk_loses_nothing(reference, tmp_path, monkeypatch):

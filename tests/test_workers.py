@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import UserError
 from datasets.stream import batches
-from tests import torture
+from tests import crash
 
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the table of processes from /proc")
 
@@ -40,12 +40,12 @@ def wait(condition, seconds):
 @pytest.fixture
 def training_run(tmp_path):
     """run(*flags) -> a training in a process group of its own, of which nothing is left in the end."""
-    torture.make_data(tmp_path / "data", count=40)
+    crash.make_data(tmp_path / "data", count=40)
     started = []
 
     def run(*flags):
         out = tmp_path / f"run{len(started)}"
-        started.append(torture.start(tmp_path / "data", out, 10**5, "--eval-every", 10**5, *flags, process_group=0))
+        started.append(crash.start(tmp_path / "data", out, 10**5, "--eval-every", 10**5, *flags, process_group=0))
         return started[-1]
 
     yield run
@@ -138,7 +138,7 @@ def test_other_errors_stay_what_they_are():
 @linux
 def test_little_shared_memory(tmp_path):
     """A /dev/shm of 64 KB, in a name space of its own."""
-    torture.make_data(tmp_path / "data")
+    crash.make_data(tmp_path / "data")
     small = 'mount -t tmpfs -o size=64k none /dev/shm && exec "$@"'
     words = ["unshare", "-m", "sh", "-c", small, "sh"]
     try:
@@ -146,7 +146,7 @@ def test_little_shared_memory(tmp_path):
             pytest.skip("needs the right to mount")
     except FileNotFoundError:
         pytest.skip("needs unshare")
-    command = [sys.executable, torture.ROOT / "train.py", "--dataset", "folder", "--data", tmp_path / "data", "--steps",
+    command = [sys.executable, crash.ROOT / "train.py", "--dataset", "folder", "--data", tmp_path / "data", "--steps",
                99, "--batch-size", 2, "--crop-size", 48, "--set", "channels=8", "--device", "cpu", "--workers", 2,
                "--out", tmp_path / "run"]
     result = subprocess.run([*words, *map(str, command)], capture_output=True, text=True, timeout=60, check=False)

@@ -1,4 +1,4 @@
-"""The rules of the house: folders stand alone, copies stay equal, nothing foreign is imported."""
+"""The rules of the layout: folders stand alone, copies stay equal, nothing foreign is imported."""
 
 import ast
 import shutil

@@ -1,4 +1,4 @@
-"""python -m tests.torture [--kills N] [--seed N]: kill training again and again and see that nothing is lost.
+"""python -m tests.crash [--kills N] [--seed N]: kill training again and again and see that nothing is lost.
 
 Trains a small PySA on made-up scenes once without interruption, and once more while it is killed (SIGKILL, no chance to
 react) and resumed N times: at random moments between its start and its next checkpoints, and in every second case
@@ -100,7 +100,7 @@ def differences(a, b, where=""):
     return [] if a == b or (a != a and b != b) else [f"{where}: {a} and {b}"]
 
 
-def torture(folder, kills, seed=0, report=print):
+def kill_and_resume(folder, kills, seed=0, report=print):
     """Run it all under `folder`. Returns what differs in the end, and how many kills left a half-written file.
     Raises RuntimeError if training fails, or ends before it could be killed that often."""
     rng, steps = random.Random(seed), 18 * (kills + 1)
@@ -136,7 +136,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found, hit = torture(Path(folder), arguments.kills, arguments.seed)
+        found, hit = kill_and_resume(Path(folder), arguments.kills, arguments.seed)
     print(f"{arguments.kills} kills, {hit} of them left a half-written file; differences from the run that nobody "
           f"interrupted: {', '.join(found) or 'none, all bits are the same'}")
     return int(bool(found))

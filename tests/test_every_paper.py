@@ -1,6 +1,6 @@
-"""One battery for every paper: whatever folder lies under papers/ is held to the same. Presets `tiny`, on the CPU.
+"""What holds for every paper: whatever folder lies under papers/ is held to the same. Presets `tiny`, on the CPU.
 
-`python -m tests.test_battery` writes the loss curves anew (tests/curves.json), where a change of them is wanted.
+`python -m tests.test_every_paper` writes the loss curves anew (tests/curves.json), where a change of them is wanted.
 """
 
 import contextlib
@@ -133,10 +133,10 @@ def test_saved_and_loaded(paper):
 def test_losses_of_ten_steps(paper):
     stored = json.loads(CURVES.read_text(encoding="utf-8"))
     if paper not in stored:
-        pytest.skip(f"no curve of {paper} is stored: python -m tests.test_battery")
+        pytest.skip(f"no curve of {paper} is stored: python -m tests.test_every_paper")
     losses = curve(paper)
     assert losses[-1] < losses[0]
-    assert losses == pytest.approx(stored[paper], rel=1e-4), "if wanted: python -m tests.test_battery"
+    assert losses == pytest.approx(stored[paper], rel=1e-4), "if wanted: python -m tests.test_every_paper"
 
 
 @every_paper
