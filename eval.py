@@ -78,31 +78,6 @@ def choose_protocol(arguments, config, recipe):
     return dataclasses.replace(protocol, crop=crop, scales=arguments.scales or protocol.scales)
 
 
-def load_network(arguments):
-    """(model in evaluation mode, config, Protocol, folder for pictures) of a run or official file."""
-    if (arguments.checkpoint is None) == (arguments.official is None):
-        raise UserError("give either a CHECKPOINT of train.py or --official FILE with --paper NAME")
-    if arguments.official:
-        config, state, recipe = weights.load_official(
-            arguments.official, arguments.paper, arguments.preset, arguments.set, arguments.dataset)
-        out = Path("runs") / f"{config['paper']}-official"
-    else:
-        out = arguments.checkpoint
-        config, state, recipe = weights.load_run(
-            out, arguments.paper, arguments.preset, arguments.set)
-        out = out if out.is_dir() else out.parent
-    model = cli.build_model(
-        config["paper"], config["preset"], config["num_classes"], config["options"])
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"the weights do not fit {config['paper']}: {error}") from None
-    if not config.get("classes"):  # official files do not tell them
-        names = [f"class {number}" for number in range(config["num_classes"])]
-        config.update(classes=names, palette=palette(len(names)))
-    return model.eval(), config, choose_protocol(arguments, config, recipe), arguments.out or out
-
-
 def segment(model, config, arguments, protocol, out, device):
     """Write a segmented copy of one picture."""
     image = read_image(arguments.image)
@@ -113,9 +88,7 @@ def segment(model, config, arguments, protocol, out, device):
     target = cli.make_folder(out) / f"{name}-segmented.png"
     page = pictures.segmented(image, prediction, config["classes"], config["palette"])
     pictures.save_png(target, page)
-    shares = sorted(((prediction == number).mean(), name)
-                    for number, name in enumerate(config["classes"]) if (prediction == number).any())
-    print(", ".join(f"{name} {share:.0%}" for share, name in reversed(shares)))
+    print(pictures.shares(prediction, config["classes"]))
     print(f"picture: {target}")
 
 
@@ -130,15 +103,8 @@ def attend(model, config, arguments, protocol, out, device):
         dataset = datasets.load(named_dataset(arguments, config), arguments.data, arguments.split)
         image, name = dataset[0][0], dataset.sample_name(0)
     row, column = pixel = attention.parse_pixel(arguments.attention, image.shape)
-    try:
-        explain = cli.load_paper(config["paper"], "explain")
-    except ModuleNotFoundError:
-        raise UserError(f"--attention: papers/{config['paper']} has no explain.py") from None
-    scale = protocol.scales[0]
-    if not arguments.scales and max(image.shape) * scale > attention.LONGEST:
-        scale = attention.LONGEST / max(image.shape)
-        print(f"the network sees the image at {scale:.0%} of its size, {attention.LONGEST} pixels "
-              "long (or: --scales)")
+    explain, scale = attention.explanation(config["paper"]), protocol.scales[0]
+    scale = scale if arguments.scales else attention.fitting_scale(image, scale)
     prediction, panels = attention.look(model, explain, image, pixel, scale, device)
     heading = (f"What {config['paper']} {config['preset']} looks at from row {row}, "
                f"column {column} of {name}.")
@@ -182,8 +148,14 @@ def score(model, config, arguments, protocol, out, device):
 def main():
     arguments = parse()
     device = cli.pick_device(arguments.device)
-    model, config, protocol, out = load_network(arguments)
+    model, config, recipe, out = weights.load_network(
+        arguments.checkpoint, arguments.official, arguments.paper, arguments.preset, arguments.set,
+        arguments.dataset)
     model.to(device)
+    if not config.get("classes"):  # official files do not tell them
+        names = [f"class {number}" for number in range(config["num_classes"])]
+        config.update(classes=names, palette=palette(len(names)))
+    protocol, out = choose_protocol(arguments, config, recipe), arguments.out or out
     action = attend if arguments.attention else segment if arguments.image else score
     try:
         action(model, config, arguments, protocol, out, device)

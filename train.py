@@ -27,14 +27,13 @@ from common import cli, processes
 from common.errors import UserError, run
 from common.guard import rehearse
 from common.loop import train
-from common.precision import PRECISIONS
-from common.recipe import OPTIMIZERS, SCHEDULES
+from common.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
 from common.run import open_run, write_config
 from datasets.pictures import draw_run
 from datasets.predictions import keep_out
 from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augmentation
-from papers import weights
+from papers import options, weights
 
 DEFAULTS = {"paper": "pysa", "preset": "tiny", "dataset": "shapes", "seed": 0, "options": {},
             "precision": "float32"}
@@ -82,7 +81,7 @@ def resolve(arguments, resumed):
     config = dict(resumed["config"]) if resumed else dict(DEFAULTS)
     given = {name: getattr(arguments, name, None) for name in DEFAULTS}
     paper = config["paper"] if resumed else arguments.paper or config["paper"]
-    given["options"] = cli.parse_options(arguments.set, paper) or None
+    given["options"] = options.parse(arguments.set, paper) or None
     changed = {name: getattr(arguments, name) for name in NUMBERS}
     given, changed = ({name: value for name, value in flags.items() if value is not None}
                       for flags in (given, changed))

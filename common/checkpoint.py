@@ -52,8 +52,7 @@ def load(path):
     except Exception as error:  # a damaged pickle can raise nearly everything
         refused = isinstance(error, pickle.UnpicklingError) and "Weights only" in str(error)
         if refused and zipfile.is_zipfile(path):
-            reason = "it holds objects other than tensors and plain values, which could run code " \
-                     "when loaded"
+            reason = "it holds other objects than tensors, which could run code when loaded"
     raise UserError(f"cannot load {path}: {reason}")
 
 
@@ -68,13 +67,9 @@ def load_run(path):
     state = load(path)
     wanted = {"model", "optimizer", "config", "recipe", "log", "step"}
     if not isinstance(state, dict) or not wanted <= state.keys():
-        raise UserError(f"{path} is not a checkpoint of train.py (for official weights: --official "
-                        f"{path})")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            intact = archive.testzip() is None  # torch.load itself ignores the checksums
-    except Exception:  # as in `load`
-        intact = False
-    if not intact:
-        raise UserError(f"cannot load {path}: it is damaged")
-    return state
+        hint = f"for official weights: --official {path}"
+        raise UserError(f"{path} is not a checkpoint of train.py ({hint})")
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
+        if archive.testzip() is None:  # torch.load itself ignores the checksums
+            return state
+    raise UserError(f"cannot load {path}: it is damaged")

@@ -1,9 +1,7 @@
-"""What both programs need: the flags' types, the papers there are, their networks, weights and recipes."""
+"""What both programs need: types of flags, the device, the papers there are and their networks."""
 
 import argparse
-import ast
 import importlib
-import inspect
 import math
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import torch
 from .errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,7 +44,8 @@ factors.__name__ = "list of positive numbers"  # what argparse calls it when it 
 
 def pick_device(name):
     """The device asked for, or the best one there is. Raises UserError if it is not there."""
-    here = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    here = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    here += ["mps"] * torch.backends.mps.is_available()
     if name is None:
         return here[-1]
     if name.partition(":")[0] not in here or (name.startswith("cuda:") and not name[5:].isdigit()):
@@ -65,9 +63,6 @@ def make_folder(path, flag="--out"):
     except OSError as error:
         raise UserError(f"{flag} {path}: {error.strerror}") from None
     return path
-
-
-# ---------------------------------------------------------------------------------- the papers
 
 
 def papers():
@@ -102,44 +97,3 @@ def build_model(paper, preset, num_classes, options):
             raise
         given = " ".join(f"--set {name}={value}" for name, value in options.items())
         raise UserError(f"{given}: not possible: {error}") from None
-
-
-def option_defaults(paper):
-    """{option: a default of it, which tells its kind}, from the presets of a paper and the
-    signature of its network."""
-    module = load_paper(paper)
-    found = {name: value for preset in module.PRESETS.values() for name, value in preset.items()}
-    for kind in (module.build, type(module.build(2))):
-        for name, parameter in inspect.signature(kind).parameters.items():
-            if parameter.default not in (None, parameter.empty):
-                found[name] = parameter.default
-    return found
-
-
-def parse_options(pairs, paper):
-    """["regions=1,2", "context=off"] -> {"regions": (1, 2), "context": False}; what is no literal
-    is text. An option whose default is a boolean, a number or a tuple takes nothing else (numbers
-    also None). Raises UserError that names the option."""
-    options, defaults = {}, option_defaults(paper) if pairs else {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise UserError(f"--set {pair}: wanted OPTION=VALUE")
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            value = text
-        default, fits, wanted = defaults.get(name), True, ""
-        if isinstance(default, bool):
-            value = BOOLEANS.get(text.strip().lower())
-            fits, wanted = value is not None, "true or false"
-        elif isinstance(default, (int, float)):
-            kinds = (int,) if isinstance(default, int) else (int, float)
-            fits = value is None or (type(value) in kinds and abs(value) < math.inf)
-            wanted = f"a {'whole ' * isinstance(default, int)}number such as {default}"
-        elif isinstance(default, tuple):
-            fits, wanted = not isinstance(value, str), f"values such as {default}"
-        if not fits:
-            raise UserError(f"--set {pair}: wanted {wanted}")
-        options[name] = value
-    return options

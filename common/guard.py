@@ -8,7 +8,7 @@ import torch
 from . import processes
 from .errors import UserError
 from .inference import normalise
-from .precision import half_precision
+from .recipe import half_precision
 
 
 @contextlib.contextmanager
@@ -30,10 +30,10 @@ def name_the_flag(recipe, device):
         reason, _, _ = str(error).partition("\n\n")  # the rest is advice to PyTorch's developers
         raise UserError(f"--compile is not possible here, leave it out: {reason}") from error
     except RuntimeError as error:
-        if not device.startswith("mps"):
-            raise
-        cure = f"--device {device} cannot do all this network needs, --device cpu can"
-        raise UserError(f"{cure}: {error}") from error
+        if device.startswith("mps"):
+            raise UserError(f"--device {device} cannot do all this network needs, --device cpu "
+                            f"can: {error}") from error
+        raise
 
 
 def rehearse(model, samples, recipe, device="cpu", precision="float32", compile=False):

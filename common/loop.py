@@ -1,6 +1,6 @@
 """The training loop, on one page: the laptop script, the resumed script and the cluster script are
 the same. What a laptop does not need stands beside it: several processes in processes.py, half
-precision in precision.py, signals in stop.py, resuming in run.py, mistakes in guard.py.
+precision in recipe.py, signals in stop.py, resuming in run.py, mistakes in guard.py.
 
 Everything random is a pure function of (seed, step) or (seed, epoch, sample index). So a run is
 bit-identical on one machine whatever the number of loader workers, and after any interruption.
@@ -9,15 +9,13 @@ bit-identical on one machine whatever the number of loader workers, and after an
 import functools
 import math
 
-import numpy as np
 import torch
 
 from . import checkpoint, processes
 from .guard import check_finite, name_the_flag
 from .inference import Protocol, evaluate, normalise
 from .losses import cross_entropy, segmentation_loss
-from .recipe import make_optimizer, set_learning_rate
-from .precision import half_precision
+from .recipe import half_precision, make_optimizer, set_learning_rate
 from .run import Run
 from .stop import Stop
 
@@ -42,15 +40,14 @@ def train(model, stream, val_set, recipe, config, out, *, seed=0, device="cpu",
 
     with run.progress_bar() as bar, Stop() as stop, stream(run.step) as batches:
         for images, label in batches:
-            entropy = np.random.SeedSequence([seed, run.step, processes.rank()])
-            torch.manual_seed(int(entropy.generate_state(1)[0]))  # for dropout
+            processes.seed_step(seed, run.step)
             set_learning_rate(optimizer, recipe, run.step)
             x = normalise(images, device).contiguous(memory_format=torch.channels_last)
             y = label.to(device, torch.int64)
             optimizer.zero_grad()
             with name_the_flag(recipe, device):
                 loss = add_gradients(network, model, x, y, recipe, autocast, scaler)
-            loss = processes.agree(loss, "SUM", device) / processes.count()
+            loss = processes.agree(loss, device=device) / processes.count()
             scaler.unscale_(optimizer)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm or math.inf)
             check_finite(loss, norm.item(), scaler, run)
@@ -74,7 +71,7 @@ def add_gradients(network, model, images, label, recipe, autocast, scaler):
     """Add the gradients of the loss of a batch to those of the parameters; the batch is computed
     in `recipe.accumulate` parts, one after another, that share no memory. Returns the loss.
 
-    network: model, or what compiles or distributes it. images: [B, 3, H, W], label: int64 [B, H, W].
+    network: model, or what compiles or distributes it. images [B, 3, H, W], label int64 [B, H, W].
     """
     parts, total = recipe.accumulate, 0.0
     mean = functools.partial(cross_entropy, batch=label) if parts > 1 else cross_entropy

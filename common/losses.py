@@ -21,7 +21,7 @@ def cross_entropy(scores, label, batch=None):
         raise UserError("--accumulate: the loss of this network is taken at fewer pixels, so parts "
                         "would not add up")
     parts = len(batch) // len(label)
-    valid = processes.total((batch != IGNORE).sum())
+    valid = processes.agree((batch != IGNORE).sum())
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     loss = F.cross_entropy(scores, label, ignore_index=IGNORE, reduction="sum")
     # DistributedDataParallel averages gradients, so the sum is divided by the mean count.

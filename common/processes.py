@@ -5,6 +5,7 @@ import contextlib
 import os
 import warnings
 
+import numpy as np
 import torch
 from torch import distributed
 
@@ -28,20 +29,15 @@ def count():
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def total(tensor):
-    """A tensor summed over all processes, in place."""
-    if distributed.is_initialized():
-        distributed.all_reduce(tensor)
-    return tensor
-
-
-def agree(number, operation, device):
-    """A number reduced by "SUM" or "MAX": all must decide alike, or one waits for ever."""
+def agree(value, operation="SUM", device=None):
+    """A tensor (in place) or number, reduced by "SUM" or "MAX" over all processes. They must
+    decide alike, or one waits for ever."""
     if not distributed.is_initialized():
-        return number
-    number = torch.tensor(number, dtype=torch.float64, device=device)
-    distributed.all_reduce(number, getattr(distributed.ReduceOp, operation))
-    return number.item()
+        return value
+    number = not isinstance(value, torch.Tensor)
+    tensor = torch.tensor(value, dtype=torch.float64, device=device) if number else value
+    distributed.all_reduce(tensor, getattr(distributed.ReduceOp, operation))
+    return tensor.item() if number else tensor
 
 
 def wait():
@@ -72,3 +68,9 @@ def share_statistics(model):
     if distributed.is_initialized():
         for buffer in model.buffers():
             distributed.broadcast(buffer, 0)
+
+
+def seed_step(seed, step):
+    """Dropout and the like depend on the seed, the step and the process, and on nothing else."""
+    entropy = np.random.SeedSequence([seed, step, rank()])
+    torch.manual_seed(int(entropy.generate_state(1)[0]))

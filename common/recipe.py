@@ -1,4 +1,4 @@
-"""How a network is trained: the numbers, and the optimiser and learning rates they stand for."""
+"""How a network is trained: the numbers, and the optimiser, rates and precision they stand for."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import torch
 
 SCHEDULES = ("poly", "cosine", "one-cycle", "step", "constant")
 OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("float32", "bfloat16", "float16")  # of the forward pass; weights are float32
 
 
 @dataclass
@@ -79,3 +80,11 @@ def learning_rate_factor(step, recipe):
     if recipe.schedule == "step" and step >= recipe.drop_at * steps:
         return warmup * 0.1
     return warmup
+
+
+def half_precision(name, device):
+    """(the context for forward passes in one of PRECISIONS, the scaler of the loss)."""
+    kind = torch.device(device).type
+    autocast = torch.autocast(kind, getattr(torch, name), enabled=name != "float32")
+    # float16 has no room for small gradients: the loss is scaled up and the gradients back.
+    return autocast, torch.amp.GradScaler(kind, enabled=name == "float16")

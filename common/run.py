@@ -14,8 +14,8 @@ from . import checkpoint, processes
 from .errors import UserError
 from .recipe import learning_rate_factor
 
-# What a run directory holds.
 FILES = ("last.pt", "best.pt", "log.csv", "curves.png", "predictions.png", "config.json")
+PROGRESS = ("step", "best", "log", "running", "curve")  # of a Run
 
 
 def open_run(out, resume):
@@ -24,8 +24,8 @@ def open_run(out, resume):
     starts, so that a script can always say --resume."""
     here = [name for name in FILES if (out / name).exists()]
     if here and not resume:
-        raise UserError(f"{out} already holds a run ({', '.join(here)}): add --resume to go on with "
-                        "it, or --out DIR to start another")
+        raise UserError(f"{out} already holds a run ({', '.join(here)}): add --resume to go on "
+                        "with it, or --out DIR to start another")
     if not {"last.pt", "best.pt"} & {*here}:
         if resume:
             print(f"{out} holds no checkpoint yet: starting at step 0", file=sys.stderr)
@@ -57,8 +57,6 @@ class Run:
     last.pt. Only the first process writes.
     """
 
-    PROGRESS = ("step", "best", "log", "running", "curve")
-
     def __init__(self, out, config, recipe, model, optimizer, scaler, resume=None, draw=None):
         self.out, self.config, self.recipe, self.draw = Path(out), config, recipe, draw
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
@@ -73,17 +71,16 @@ class Run:
         optimizer.load_state_dict(resume["optimizer"])
         if scaler.is_enabled():
             scaler.load_state_dict(resume["scaler"])
-        for name in self.PROGRESS:
+        for name in PROGRESS:
             setattr(self, name, resume[name])
 
     def save(self, name):
         """Write last.pt or best.pt."""
         if processes.rank() == 0:
-            state = {name: getattr(self, name) for name in self.PROGRESS}
-            for name_of_part in ("model", "optimizer", "scaler"):
-                state[name_of_part] = getattr(self, name_of_part).state_dict()
-            state.update(config=self.config, recipe=asdict(self.recipe))
-            checkpoint.save(self.out / name, state)
+            checkpoint.save(self.out / name, {
+                "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(), "config": self.config,
+                "recipe": asdict(self.recipe), **{key: getattr(self, key) for key in PROGRESS}})
 
     def progress_bar(self):
         """A bar that starts where the run is."""
@@ -111,17 +108,13 @@ class Run:
         improved = not matrix.miou <= self.best
         self.best = matrix.miou if improved else self.best
         if processes.rank() == 0:
-            self.write_log()
+            text = io.StringIO()
+            writer = csv.DictWriter(text, self.log[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: f"{value:.6g}" for k, value in row.items()} for row in self.log)
+            checkpoint.write_atomically(self.out / "log.csv", text.getvalue().encode())
             if self.draw:
                 self.draw(self.log, self.curve, samples)
         if improved:
             self.save("best.pt")
         self.save("last.pt")  # last: a run killed before this line does all of the above again
-
-    def write_log(self):
-        """The rows as log.csv."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.log[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.log)
-        checkpoint.write_atomically(self.out / "log.csv", text.getvalue().encode())

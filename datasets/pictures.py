@@ -280,6 +280,12 @@ def seen_classes(label, classes, palette):
     return [classes[number] for number in seen], [palette[number] for number in seen]
 
 
+def shares(label, classes):
+    """The classes that occur in a label [H, W] as text, with their shares of it, largest first."""
+    found = [((label == number).mean(), name) for number, name in enumerate(classes)]
+    return ", ".join(f"{name} {share:.0%}" for share, name in sorted(found, reverse=True) if share)
+
+
 def panels_legend(panels):
     """What colours and circles mean, in words."""
     text = ""

@@ -21,6 +21,7 @@ import fnmatch
 import torch
 import torch.nn.functional as F
 
+from common.cli import load_paper
 from common.errors import UserError
 from common.inference import SMALLEST, normalise, scores_of
 
@@ -61,6 +62,24 @@ def parse_pixel(text, size):
         raise UserError(f"--attention {text}: outside the image; valid are rows 0 to {size[0] - 1} "
                         f"and columns 0 to {size[1] - 1}")
     return row, column
+
+
+def explanation(paper):
+    """A paper's module `explain`. Raises UserError if it has none."""
+    try:
+        return load_paper(paper, "explain")
+    except ModuleNotFoundError:
+        raise UserError(f"--attention: papers/{paper} has no explain.py") from None
+
+
+def fitting_scale(image, scale):
+    """`scale`, or what makes the image LONGEST pixels long if it were longer; then it says so."""
+    if max(image.shape) * scale <= LONGEST:
+        return scale
+    scale = LONGEST / max(image.shape)
+    print(f"the network sees the image at {scale:.0%} of its size, {LONGEST} pixels long "
+          "(or: --scales)")
+    return scale
 
 
 @torch.inference_mode()

@@ -4,9 +4,11 @@ import dataclasses
 from pathlib import Path
 
 from common import checkpoint
-from common.cli import load_paper, load_recipe, papers, parse_options
+from common.cli import build_model, load_paper, load_recipe, papers
 from common.errors import UserError
 from common.recipe import Recipe
+
+from . import options
 
 
 def read(paper, path):
@@ -38,7 +40,7 @@ def load_official(path, paper, preset=None, pairs=(), dataset=None):
         raise UserError(f"--official needs --paper, one of: {', '.join(papers())}")
     official, state = load_paper(paper, "official"), read(paper, path)
     try:
-        build = {**official.build_arguments(state), **parse_options(pairs, paper)}
+        build = {**official.build_arguments(state), **options.parse(pairs, paper)}
         state = official.convert(state)
     except (ValueError, AttributeError) as error:
         raise UserError(f"--official {path}: {error}") from None
@@ -61,3 +63,23 @@ def load_run(path, paper=None, preset=None, pairs=()):
         raise UserError(f"--paper {paper}: {path} holds {config['paper']}")
     recipe = {name: value for name, value in stored["recipe"].items() if name in known}
     return config, stored["model"], Recipe(**recipe)
+
+
+def load_network(run, official, paper, preset, pairs, dataset):
+    """(model in evaluation mode, config, recipe, folder for pictures) of a run or an official file,
+    of which one is given. The rest are flags, see above. Raises UserError."""
+    if (run is None) == (official is None):
+        raise UserError("give either a CHECKPOINT of train.py or --official FILE with --paper NAME")
+    if official:
+        config, state, recipe = load_official(official, paper, preset, pairs, dataset)
+        folder = Path("runs") / f"{paper}-official"
+    else:
+        config, state, recipe = load_run(run, paper, preset, pairs)
+        folder = run if run.is_dir() else run.parent
+    model = build_model(
+        config["paper"], config["preset"], config["num_classes"], config["options"])
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"the weights do not fit {config['paper']}: {error}") from None
+    return model.eval(), config, recipe, folder

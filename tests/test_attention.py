@@ -16,7 +16,7 @@ from common import cli as cli_module
 from common.errors import UserError
 from datasets import pictures
 from datasets.shapes import CLASSES, PALETTE, Shapes
-from papers import attention
+from papers import attention, options
 
 PAPERS = ("pysa", "unept", "pan", "psanet", "lrformer")
 SIZE, PIXEL = (64, 96), (13, 90)  # not square, and 90 is no row: rows and columns cannot change places unnoticed
@@ -361,7 +361,7 @@ def test_mistakes_are_one_line(cli, saved, tmp_path, arguments, words):
 
 def test_a_paper_without_explanation_is_said(cli, saved, tmp_path, monkeypatch):
     load = cli_module.load_paper
-    monkeypatch.setattr(cli_module, "load_paper", lambda name, part="model": load(name, {"explain": "none"}.get(part, part)))
+    monkeypatch.setattr(attention, "load_paper", lambda name, part="model": load(name, {"explain": "none"}.get(part, part)))
     code, _, err = cli("eval", saved / "pysa.pt", "--attention", "1,1", "--out", tmp_path, "--device", "cpu")
     assert code == 2 and "papers/pysa has no explain.py" in err
 
@@ -406,7 +406,7 @@ def test_commands_that_train_are_those_of_train_py(tmp_path, monkeypatch):
         _, command = training("unept", context)
         monkeypatch.setattr("sys.argv", command)
         arguments = train.parse()
-        assert cli_module.parse_options(arguments.set, "unept") == ({} if context else {"context": False}) and arguments.resume
+        assert options.parse(arguments.set, "unept") == ({} if context else {"context": False}) and arguments.resume
     assert not finished(tmp_path)
     for name in ("best.pt", "last.pt"):
         state = {"model": {}, "optimizer": {}, "config": {}, "recipe": {"steps": 3}, "log": [], "step": 2}

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from common import checkpoint
-from common.cli import option_defaults, parse_options
 from common.errors import UserError
+from papers import options
 from tests.crash import differences
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -251,15 +251,15 @@ MISTAKES = [
 @pytest.mark.parametrize("paper", sorted(path.parent.name for path in ROOT.glob("papers/*/model.py")))
 def test_booleans(paper):
     """Every boolean option of every paper."""
-    names = [name for name, default in option_defaults(paper).items() if isinstance(default, bool)]
+    names = [name for name, default in options.defaults(paper).items() if isinstance(default, bool)]
     assert "context" in names
     for name in names:
         for value, words in ((True, "true True TRUE yes on ON"), (False, "false False no No off")):
-            assert [parse_options([f"{name}={word}"], paper) for word in words.split()] == (
+            assert [options.parse([f"{name}={word}"], paper) for word in words.split()] == (
                 [{name: value}] * len(words.split()))
         for word in ("", "maybe", "nan", "1", "0", "None", "(True,)", "[]", "truefalse", "not"):
             with pytest.raises(UserError, match=f"--set {name}=.*: wanted true or false"):
-                parse_options([f"{name}={word}"], paper)
+                options.parse([f"{name}={word}"], paper)
 
 
 def test_a_network_without_context(cli, data, tmp_path):

@@ -1,6 +1,8 @@
 """The rules of the layout: folders stand alone, copies stay equal, nothing foreign is imported."""
 
 import ast
+import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +44,13 @@ def test_imports(path):
             # papers/weights.py and the like are about all papers; a folder stands alone.
             allowed = {"common", "papers"} if len(parts) == 2 else {"common"} if parts[2] == "recipe.py" else set()
             assert root not in own - allowed, f"a paper folder stands alone, but {path.name} imports {module}"
+
+
+def test_what_is_skipped_without_a_module_names_one_that_exists():
+    """Or the test would be skipped for ever, and nobody would notice."""
+    for path in SOURCES:
+        for name in re.findall(r"importorskip\(\s*[\"']([\w.]+)", path.read_text(encoding="utf-8")):
+            assert importlib.util.find_spec(name), f"{path.relative_to(ROOT)}: {name}"
 
 
 @pytest.mark.parametrize("name", ["resnet.py", "vit.py"])
