@@ -68,7 +68,8 @@ def choose_protocol(arguments, config, recipe):
         protocol = known.get(f"{name}_{config['preset']}") or known.get(name)
         if protocol is None:
             raise UserError(f"--protocol paper: none is known for {config['paper']} on "
-                            f"{name or 'one picture'}; --dataset with one: {', '.join(known) or 'none'}")
+                            f"{name or 'one picture'}; --dataset with one: "
+                            + (", ".join(known) or "none"))
         crop = arguments.crop_size or protocol.crop
     else:
         protocol = PROTOCOLS[arguments.protocol]
@@ -95,8 +96,8 @@ def segment(model, config, arguments, protocol, out, device):
 def attend(model, config, arguments, protocol, out, device):
     """Write a picture of what the network looks at when it decides about one pixel."""
     if arguments.protocol != "whole" or len(protocol.scales) > 1:
-        raise UserError("--attention shows one pass over the whole image: --protocol whole, at most "
-                        "one of --scales")
+        raise UserError("--attention shows one pass over the whole image: --protocol whole, at "
+                        "most one of --scales")
     if arguments.image:
         image, name = read_image(arguments.image), arguments.image.stem
     else:

@@ -146,7 +146,8 @@ def in_window(places, crop):
 
 
 def interpolate(x, places):
-    """Linear, along the columns of a window framed by zeros: [K, h, w], float64 [n] -> [K, n, w]."""
+    """Linear, along the columns of a window framed by zeros: [K, h, w], float64 [n] -> [K, n,
+    w]."""
     lower = places.floor().long()
     x = F.pad(x, (0, 0, 1, 1))
     fraction = (places - lower).to(x)[:, None]

@@ -1,7 +1,7 @@
 """Predictions as PNG files in a dataset's own ids, as the servers of the benchmarks want them.
 
-Nothing else is ever overwritten: every file written here carries a mark, and a file without it is not replaced. Nor is
-anything written among the files of a dataset.
+Nothing else is ever overwritten: every file written here carries a mark, and a file without it is
+not replaced. Nor is anything written among the files of a dataset.
 """
 
 import io
@@ -12,7 +12,8 @@ from PIL import Image, PngImagePlugin
 from common.checkpoint import write_atomically
 from common.errors import UserError
 
-MARK = {"Software": "eval.py --save-predictions"}  # a text in the PNG, which no reader of pixels sees
+# a text in the PNG, which no reader of pixels sees
+MARK = {"Software": "eval.py --save-predictions"}
 
 
 def is_prediction(path):
@@ -34,23 +35,30 @@ def write(path, ids):
 
 
 def keep_out(dataset, root, folder, flag):
-    """Raise UserError if `folder` is one from which the dataset, as of `datasets.load` under `root`, reads files.
+    """Raise UserError if `folder` is one from which the dataset, as of `datasets.load` under
+    `root`, reads files.
 
-    Those are `root` itself and, with all that is in it, the first folder below `root` on the way to any image or label.
+    Those are `root` itself and, with all that is in it, the first folder below `root` on the way to
+    any image or label.
     """
     root, place, inside = Path(root or "."), Path(folder).resolve(), set()
-    for parent in {path.parent for pair in getattr(dataset, "pairs", ()) for path in map(Path, pair)}:
-        first = root.joinpath(*parent.relative_to(root).parts[:1]) if parent.is_relative_to(root) else parent
-        inside |= {parent.resolve(), first.resolve()} - {root.resolve()}
+    for parent in {path.parent for pair in getattr(dataset, "pairs", ())
+                   for path in map(Path, pair)}:
+        inside.add(parent.resolve())
+        if parent.is_relative_to(root):
+            inside.add(root.joinpath(*parent.relative_to(root).parts[:1]).resolve())
+    inside -= {root.resolve()}
     if (inside and place == root.resolve()) or any(place.is_relative_to(other) for other in inside):
-        raise UserError(f"{flag} {folder}: the dataset reads files there; choose a folder outside {root}")
+        raise UserError(
+            f"{flag} {folder}: the dataset reads files there; choose a folder outside {root}")
 
 
 def writer(dataset, folder, root, flag="--save-predictions"):
     """A function save(index, prediction) that writes prediction uint8 [H, W] as `folder`/NAME.png.
 
-    dataset: as of `datasets.load` under `root`. Raises UserError, before anything is written, if the dataset reads files
-    in `folder`, if two images have the same name, and if a file is in the way that was not written here.
+    dataset: as of `datasets.load` under `root`. Raises UserError, before anything is written, if
+    the dataset reads files in `folder`, if two images have the same name, and if a file is in the
+    way that was not written here.
     """
     folder = Path(folder)
     keep_out(dataset, root, folder, flag)
@@ -59,11 +67,13 @@ def writer(dataset, folder, root, flag="--save-predictions"):
         name = dataset.sample_name(index)
         if name in named:
             first, second = (dataset.pairs[i][0] for i in (named[name], index))
-            raise UserError(f"{flag}: {first} and {second} would both be written as {name}.png; rename one")
+            raise UserError(
+                f"{flag}: {first} and {second} would both be written as {name}.png; rename one")
         named[name] = index
         path = folder / f"{name}.png"
         if path.exists() and not is_prediction(path):
-            raise UserError(f"{flag} {folder}: {path.name} is there and is no prediction of eval.py; choose another folder")
+            raise UserError(f"{flag} {folder}: {path.name} is there and is no prediction of "
+                            "eval.py; choose another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -25,7 +25,8 @@ from common.cli import load_paper
 from common.errors import UserError
 from common.inference import SMALLEST, normalise, scores_of
 
-LONGEST = 1024  # pixels: what larger images are shrunk to, where nobody says how large they should be
+# pixels: what larger images are shrunk to, where nobody says how large they should be
+LONGEST = 1024
 
 
 @contextlib.contextmanager

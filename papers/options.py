@@ -19,7 +19,8 @@ def defaults(paper):
         parameters = inspect.signature(kind).parameters.values()
         sources.append({p.name: p.default for p in parameters if p.default is not p.empty})
     sources.append(getattr(module, "DEFAULTS", {}))
-    return {name: value for source in sources for name, value in source.items() if value is not None}
+    return {name: value for source in sources for name, value in source.items()
+            if value is not None}
 
 
 def parse(pairs, paper):

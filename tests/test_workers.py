@@ -1,4 +1,5 @@
-"""Processes that prepare data: what goes wrong in one is one line at once, and none outlives the training."""
+"""Processes that prepare data: what goes wrong in one is one line at once, and none outlives the
+training."""
 
 import os
 import signal
@@ -13,11 +14,13 @@ from common.errors import UserError
 from datasets.stream import batches
 from tests import crash
 
-linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the table of processes from /proc")
+linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(),
+                           reason="reads the table of processes from /proc")
 
 
 def stats():
-    """{process: (its parent, its group)} of all that run; those that have ended and wait to be noticed do not count."""
+    """{process: (its parent, its group)} of all that run; those that have ended and wait to be
+    noticed do not count."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -39,13 +42,15 @@ def wait(condition, seconds):
 
 @pytest.fixture
 def training_run(tmp_path):
-    """run(*flags) -> a training in a process group of its own, of which nothing is left in the end."""
+    """run(*flags) -> a training in a process group of its own, of which nothing is left in the
+    end."""
     crash.make_data(tmp_path / "data", count=40)
     started = []
 
     def run(*flags):
         out = tmp_path / f"run{len(started)}"
-        started.append(crash.start(tmp_path / "data", out, 10**5, "--eval-every", 10**5, *flags, process_group=0))
+        started.append(crash.start(tmp_path / "data", out, 10**5, "--eval-every", 10**5, *flags,
+                                   process_group=0))
         return started[-1]
 
     yield run
@@ -70,7 +75,8 @@ def test_a_damaged_file_reads_the_same_from_a_worker(training_run, tmp_path):
     for path in sorted((tmp_path / "data" / "images").glob("2?.png"))[:9]:
         path.write_bytes(path.read_bytes()[:500])
     alone, two = (last_line(process) for process in [training_run("--workers", n) for n in (0, 2)])
-    assert alone == two and alone.startswith("error: cannot read image") and alone.endswith("image file is truncated")
+    assert (alone == two and alone.startswith("error: cannot read image")
+            and alone.endswith("image file is truncated"))
 
 
 @linux
@@ -82,13 +88,15 @@ def test_a_killed_worker_is_one_line(training_run, count):
     for worker in workers_of(process)[:count]:
         os.kill(worker, signal.SIGKILL)
     line = last_line(process)
-    assert all(words in line for words in ("one of them was killed", "memory", "--workers 0", "--resume")), line
+    assert all(words in line
+               for words in ("one of them was killed", "memory", "--workers 0", "--resume")), line
     assert len(line) < 300 and wait(lambda: not workers_of(process), 10)
 
 
 def workers_of(process):
     """Children of a training, and what has lost its parent but is still in its group."""
-    return [pid for pid, (parent, group) in stats().items() if group == process.pid and pid != process.pid]
+    return [pid for pid, (parent, group) in stats().items() if group == process.pid
+            and pid != process.pid]
 
 
 @linux
@@ -115,7 +123,8 @@ class Failing:
 
 
 @pytest.mark.parametrize("error,words", [
-    (RuntimeError("unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)"),
+    (RuntimeError(
+        "unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)"),
      ["--workers 2: they have too little shared memory", "/dev/shm", "--workers 0", "--resume"]),
     (MemoryError(), ["--workers 2", "memory ran out", "--workers 0", "--resume"]),
     (UserError("a.png: no"), ["a.png: no"]),
@@ -129,7 +138,8 @@ def test_what_is_said(error, words):
 
 def test_other_errors_stay_what_they_are():
     for workers in (0, 2):
-        with pytest.raises(ZeroDivisionError), batches(Failing(ZeroDivisionError()), 0, 9, 2, workers) as stream:
+        with pytest.raises(ZeroDivisionError), batches(Failing(ZeroDivisionError()), 0, 9, 2,
+                                                       workers) as stream:
             next(stream)
         with pytest.raises(RuntimeError, match="mine"), batches([(1, 1)] * 9, 0, 3, 2, workers):
             raise RuntimeError("mine")
@@ -142,12 +152,16 @@ def test_little_shared_memory(tmp_path):
     small = 'mount -t tmpfs -o size=64k none /dev/shm && exec "$@"'
     words = ["unshare", "-m", "sh", "-c", small, "sh"]
     try:
-        if subprocess.run([*words, "true"], capture_output=True, check=False, timeout=20).returncode:
+        if subprocess.run([*words, "true"], capture_output=True, check=False,
+                          timeout=20).returncode:
             pytest.skip("needs the right to mount")
     except FileNotFoundError:
         pytest.skip("needs unshare")
-    command = [sys.executable, crash.ROOT / "train.py", "--dataset", "folder", "--data", tmp_path / "data", "--steps",
-               99, "--batch-size", 2, "--crop-size", 48, "--set", "channels=8", "--device", "cpu", "--workers", 2,
+    command = [sys.executable, crash.ROOT / "train.py", "--dataset", "folder", "--data",
+               tmp_path / "data", "--steps",
+               99, "--batch-size", 2, "--crop-size", 48, "--set", "channels=8", "--device", "cpu",
+               "--workers", 2,
                "--out", tmp_path / "run"]
-    result = subprocess.run([*words, *map(str, command)], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run([*words, *map(str, command)], capture_output=True, text=True,
+                            timeout=60, check=False)
     assert result.returncode == 2 and "too little shared memory" in result.stderr, result.stderr
