@@ -30,8 +30,8 @@ test: setup      ## run every test
 mutants: setup    ## plant known mistakes in the papers' code and see that the tests catch each of them
 	$(RUN) -m tests.mutants $(ARGS)
 
-torture: setup   ## kill training 20 times, also while it writes, and compare with an uninterrupted run bit by bit
-	$(RUN) -m tests.torture $(ARGS)
+crash: setup     ## kill training 20 times, also while it writes, and compare with an uninterrupted run bit by bit
+	$(RUN) -m tests.crash $(ARGS)
 
 bench: setup     ## what all mechanisms cost beside full attention; PAPER=pan: one paper, also against its plainer forms
 	$(RUN) -m $(if $(PAPER),papers.$(PAPER).evidence.cost,studies.cost) $(ARGS)
@@ -59,5 +59,5 @@ clean:           ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train test mutants torture bench probes results shapes-table pictures camvid links clean
+.PHONY: help setup train test mutants crash bench probes results shapes-table pictures camvid links clean
 .DEFAULT_GOAL := help

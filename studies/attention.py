@@ -8,8 +8,8 @@ import importlib
 
 from PIL import Image
 
-from common import attention, pictures
 from datasets.shapes import Shapes
+from papers import attention
 
 from .trainings import NAMES, ROOT, ROWS, load_best, parser, run_of, train_all
 

@@ -22,13 +22,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from tqdm import tqdm
 
-from common import pictures
+from common.cli import build_model
+from datasets import pictures
 from papers.lrformer.model import Attention
 from papers.pan.model import FPA
 from papers.psanet.model import PSA
 from papers.pysa.model import PySALevel, series_in_cell_space
 from papers.unept.model import DeformableAttention, pixel_centres
-from train import build_model
 
 from .measure import FullAttention, markdown, multiply_adds, peak_memory, times, write_csv
 from .trainings import ROOT, parser

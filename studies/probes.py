@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common import pictures
 from common.inference import predict
 from common.metrics import IGNORE, ConfusionMatrix
+from datasets import pictures
 from datasets.shapes import Shapes
 
 from .measure import markdown, read_csv, spread, write_csv

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 import datasets
-from common import checkpoint, pictures
+from common import checkpoint
+from common.cli import load_recipe
 from common.inference import Protocol, evaluate, predict
-from common.training import segmentation_loss
-from train import load_recipe
+from common.losses import segmentation_loss
+from datasets import pictures
 
 from .measure import markdown, spread, times, write_csv
 from .trainings import NAMES, ROOT, load_best, parser, set_flags, train_all

@@ -8,8 +8,8 @@ and without context.
 
 import numpy as np
 
-from common import pictures
 from common.inference import evaluate, predict
+from datasets import pictures
 from datasets.shapes import KEYS, Shapes
 
 from .measure import markdown, read_csv, spread, write_csv

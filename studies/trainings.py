@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common import checkpoint
-from train import build_model, load_recipe
+from common.cli import build_model, load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)

@@ -33,7 +33,7 @@ def receiver_of(pixel, size, step):
 
 
 def explain(model, record, size, pixel):
-    """One map per direction. See common/attention.py."""
+    """One map per direction. See papers/attention.py."""
     panels = []
     for direction, (_, (q, _)) in zip(model.psa.directions if model.psa else (), record.values()):
         psa, branch = model.psa, model.psa.branches[len(panels)]

@@ -8,7 +8,7 @@ with its mirror image, also where the paper says "single scale". Its multi-scale
 """
 
 from common.inference import Protocol
-from common.training import Recipe
+from common.recipe import Recipe
 
 
 def official(steps, crop_size, train_split="train"):

@@ -28,7 +28,7 @@ def cell_weights(x, level, pixel):
 
 
 def explain(model, record, size, pixel):
-    """One map per level, [N, N] cells, mean over the heads. See common/attention.py."""
+    """One map per level, [N, N] cells, mean over the heads. See papers/attention.py."""
     head = model.head
     reduced = "head.reduce" in record
     x = record["head.reduce"][1] if reduced else record["head"][0][0]  # [1, C, H/8, W/8]

@@ -7,7 +7,7 @@ image would make them cover more pixels than in training.
 """
 
 from common.inference import Protocol
-from common.training import Recipe
+from common.recipe import Recipe
 
 LONG = Recipe(
     steps=80000, batch_size=16, crop_size=512, optimizer="sgd", lr=0.01, weight_decay=5e-4, schedule="poly",

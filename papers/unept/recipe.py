@@ -9,7 +9,7 @@ them. (For Cityscapes no configuration was released; the stride is that of the c
 """
 
 from common.inference import SIX_SCALES, Protocol
-from common.training import Recipe
+from common.recipe import Recipe
 
 RELEASED = dict(
     optimizer="adamw", lr=1e-5, head_lr=10.0, weight_decay=1e-4, schedule="step", scale=(0.5, 2.0), max_share=0.75,

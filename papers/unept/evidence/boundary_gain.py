@@ -10,9 +10,9 @@ first scenes change most.
 import numpy as np
 import torch
 
-from common import pictures
 from common.inference import normalise
 from common.metrics import IGNORE, ConfusionMatrix
+from datasets import pictures
 from datasets.shapes import Shapes
 from studies.measure import markdown
 from studies.trainings import ROOT, load_best, parser, run_of, train_all

@@ -7,9 +7,10 @@ them the query's row of the dense matrix of Eq. (7), mean over heads, laid out a
 
 import torch
 
-from common import attention, pictures
 from common.inference import normalise
+from datasets import pictures
 from datasets.shapes import Shapes
+from papers import attention
 from studies.trainings import ROOT, ROWS, load_best, parser, run_of, train_all
 
 from .. import explain, model

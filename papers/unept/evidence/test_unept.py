@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.training import cross_entropy, make_optimizer
+from common.losses import cross_entropy
+from common.recipe import make_optimizer
 
 from .. import model, naive, official, recipe
 from .golden import seeded
