@@ -29,7 +29,8 @@ from common import pictures
 from papers.lrformer.model import Attention
 from papers.pan.model import FPA
 from papers.psanet.model import PSA
-from papers.pysa.model import PySALevel, series_in_cell_space
+from papers.pysa.fast import series
+from papers.pysa.model import PySALevel
 from papers.unept.model import DeformableAttention, pixel_centres
 from train import build_model
 
@@ -68,7 +69,7 @@ class Levels(nn.Module):
         self.levels = nn.ModuleList(PySALevel(CHANNELS, regions) for regions in (1, 2, 4, 8))
 
     def forward(self, x):
-        return series_in_cell_space(x, self.levels)
+        return series(x, self.levels)
 
 
 class Points(nn.Module):
