@@ -27,7 +27,8 @@ from datasets import pictures
 from papers.lrformer.model import Attention
 from papers.pan.model import FPA
 from papers.psanet.model import PSA
-from papers.pysa.model import PySALevel, series_in_cell_space
+from papers.pysa.fast import series
+from papers.pysa.model import PySALevel
 from papers.unept.model import DeformableAttention, pixel_centres
 
 from .measure import FullAttention, markdown, multiply_adds, peak_memory, times, write_csv
@@ -63,7 +64,7 @@ def mechanism(name, side):
 def apply(name, module, x):
     """What the mechanism makes of a map x."""
     if name == "pysa":
-        return series_in_cell_space(x, module)
+        return series(x, module)
     if name == "unept":  # every pixel of a map looks at points of the same map
         tokens, size = x.flatten(2).mT, tuple(x.shape[2:])  # [1, H*W, C]
         y = module(tokens, pixel_centres(*size, x)[None], tokens, [size])

@@ -53,48 +53,6 @@ def close(a, b, tolerance=1e-5):
 # ------------------------------------------------------------------------------------ shown == used
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"heads": 2}, {"scope": "merged"}, {"interpolation": "nearest"}, {"pool": "max"},
-    {"variant": "parallel"},
-    {"position": True}, {"cells": 3}, {"variant": "parallel", "reduce": "shared"},
-])
-@torch.no_grad()
-def test_pysa(options):
-    """The weights times the values, level upon level, are the context that the classifier reads at
-    the pixel."""
-    from papers.pysa import model as paper
-    explain, model, record = passed("pysa", "head.bottleneck", **options)
-    panels = explain.explain(model, record, SIZE, PIXEL)
-    x = record["head.reduce"][1] if "head.reduce" in record else record["head"][0][0]
-    parts = [x[0, :, AT_8[0], AT_8[1]]]
-    for level, (_, shown) in zip(model.head.levels, panels):
-        weights = explain.cell_weights(x, level, AT_8)  # [heads, N, N]
-        close(weights.sum((1, 2)), torch.ones(level.heads))
-        close(shown, weights.mean(0))
-        cells = paper.pool(x, level.regions * level.cells, level.pool)
-        cells = cells if level.reduce is None else level.reduce(cells)
-        v = level.value(cells)[0].unflatten(0, (level.heads, -1))  # [heads, c, N, N]
-        parts.append((weights[:, None] * v).sum((2, 3)).flatten())
-        if model.head.variant == "series":
-            x = x + level(x)
-    used = record["head.bottleneck"][0][0][0, :, AT_8[0], AT_8[1]]
-    if model.head.variant == "series":
-        close(sum(parts), used[: len(parts[0])])
-    else:
-        close(torch.cat(parts[1:]), used[-sum(map(len, parts[1:])) :])
-
-
-def test_pysa_regions():
-    """Outside the pixel's own region nothing is looked at."""
-    explain, model, record = passed("pysa")
-    with torch.no_grad():
-        panels = explain.explain(model, record, SIZE, PIXEL)
-    for (_, shown), regions in zip(panels, (1, 2, 4, 8)):
-        rows, columns = shown.nonzero().T
-        assert set((rows // 2).tolist()) == {PIXEL[0] * regions // SIZE[0]}
-        assert set((columns // 2).tolist()) == {PIXEL[1] * regions // SIZE[1]}
-
-
 @pytest.mark.parametrize("options", [{}, {"levels": 2, "heads": 2, "depth": 2}])
 @torch.no_grad()
 def test_unept(options):
@@ -224,7 +182,8 @@ def test_recording_changes_nothing():
         before = model(images)["out"]
         with attention.recording(model, ("head.levels.*.query", "head")) as record:
             assert torch.equal(model(images)["out"], before)
-        assert set(record) == {"head"}  # the projections are used by their weights
+        queries = {f"head.levels.{number}.query" for number in range(4)}
+        assert set(record) == {"head", *queries}
         record.clear()
         model(images)
     assert not record

@@ -10,16 +10,16 @@ import torch.nn.functional as F
 
 from studies.measure import FullAttention, peak_memory, times
 
-from .. import model
+from .. import fast, model
 
 SIDES = 64, 128  # of the map
 
 
 def by_interpolation(x, levels):
-    """Eq. (7) with library calls: adaptive pooling, and every region enlarged by `interpolate`."""
+    """(F) with library calls: adaptive pooling, and every region enlarged by `interpolate`."""
     for level in levels:
         r, g = level.regions, level.cells
-        o = level.mix(F.adaptive_avg_pool2d(x, r * g))
+        o = level.attend(F.adaptive_avg_pool2d(x, level.grid))
         blocks = o.unflatten(2, (r, g)).unflatten(4, (r, g)).permute(0, 2, 4, 1, 3, 5)
         size = (x.shape[2] // r, x.shape[3] // r)
         blocks = F.interpolate(blocks.flatten(0, 2), size, mode="bilinear", align_corners=False)
@@ -28,10 +28,17 @@ def by_interpolation(x, levels):
     return x
 
 
+def level_by_level(x, levels):
+    """(F) as model.SeriesHead has it with fast=False."""
+    for level in levels:
+        x = x + level(x)
+    return x
+
+
 SAME = {
     "interpolation": by_interpolation,
-    "matrices": lambda x, levels: model.series(x, levels),
-    "cell space": lambda x, levels: model.series_in_cell_space(x, levels),
+    "level by level": level_by_level,
+    "cell space": lambda x, levels: fast.series(x, levels),
 }
 FORMS = ("nothing", *SAME, "full attention")
 
