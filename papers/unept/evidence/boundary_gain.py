@@ -17,7 +17,7 @@ from common import pictures
 from common.inference import normalise
 from common.metrics import IGNORE, ConfusionMatrix
 from datasets.shapes import Shapes
-from .. import model
+from .. import boundary as rims
 
 from studies.attention import finished
 from studies.shapes_table import ROOT, load_best
@@ -30,11 +30,11 @@ NEAR, STEPS, CROP, SHOWN = 3, (0, 1, 2, 4), 40, 4  # pixels, refinements one aft
 def predictions(network, image):
     """{steps of refinement: class ids [H, W]} and the probability of a boundary, [H, W]."""
     outputs = network(normalise(image)[None])
-    mask, direction = (model.enlarge(outputs[name], image.shape[:2]) for name in ("mask", "direction"))
+    mask, direction = rims.enlarge(outputs, image.shape[:2])
     scores, found = outputs["out"], {}
     for step in range(max(STEPS) + 1):
         found[step] = scores[0].argmax(0).numpy().astype(np.uint8)
-        scores = model.refine(scores, mask, direction)
+        scores = rims.refine(scores, mask, direction)
     return found, mask[0].softmax(0)[1].numpy()
 
 
@@ -58,8 +58,8 @@ def main():
         image, label = scenes[index]
         found, boundary = predictions(network, image)
         truth = torch.from_numpy(label)[None]
-        at_edge = (model.boundary_depth(truth, NEAR + 1)[0] <= NEAR).numpy()
-        heads.update(boundary > 0.5, model.boundary_targets(truth)[0][0])
+        at_edge = (rims.boundary_depth(truth, NEAR + 1)[0] <= NEAR).numpy()
+        heads.update(boundary > 0.5, rims.boundary_targets(truth)[0][0])
         for step in STEPS:
             everywhere[step].update(found[step], label)
             near[step].update(found[step], np.where(at_edge, label, IGNORE))

@@ -2,7 +2,7 @@
 
 Takes the trained network from runs/unept-tiny-shapes; if it is not there it is trained first, in a few minutes on a
 laptop. Draws docs/unept-points.png: the points of all heads of the decoder's attention on each level, and below them
-the query's row of the dense matrix of Eq. (7), summed over heads and laid out as a map.
+the query's row of the dense matrix (I), summed over heads and laid out as a map.
 """
 
 import argparse
