@@ -17,7 +17,7 @@ from datasets.shapes import Shapes
 from studies.measure import markdown
 from studies.trainings import ROOT, load_best, parser, run_of, train_all
 
-from .. import model
+from .. import boundary as rims
 
 PICTURE = ROOT / "docs" / "unept-boundary.png"
 # Pixels, refinements one after another, pixels, scenes.
@@ -28,12 +28,11 @@ NEAR, STEPS, CROP, SHOWN = 3, (0, 1, 2, 4), 40, 4
 def predictions(network, image):
     """{steps of refinement: class ids [H, W]} and the probability of a boundary, [H, W]."""
     outputs = network(normalise(image)[None])
-    mask, direction = (model.enlarge(outputs[name], image.shape[:2])
-                       for name in ("mask", "direction"))
+    mask, direction = rims.enlarge(outputs, image.shape[:2])
     scores, found = outputs["out"], {}
     for step in range(max(STEPS) + 1):
         found[step] = scores[0].argmax(0).numpy().astype(np.uint8)
-        scores = model.refine(scores, mask, direction)
+        scores = rims.refine(scores, mask, direction)
     return found, mask[0].softmax(0)[1].numpy()
 
 
@@ -70,8 +69,8 @@ def main():
         image, label = scenes[index]
         found, boundary = predictions(network, image)
         truth = torch.from_numpy(label)[None]
-        at_edge = (model.boundary_depth(truth, NEAR + 1)[0] <= NEAR).numpy()
-        heads.update(boundary > 0.5, model.boundary_targets(truth)[0][0])
+        at_edge = (rims.boundary_depth(truth, NEAR + 1)[0] <= NEAR).numpy()
+        heads.update(boundary > 0.5, rims.boundary_targets(truth)[0][0])
         for step in STEPS:
             total[step].update(found[step], label)
             near[step].update(found[step], np.where(at_edge, label, IGNORE))

@@ -15,19 +15,18 @@ import torch.nn.functional as F
 from studies.measure import multiply_adds, peak_memory, times
 from studies.trainings import parser
 
-from .. import model
+from .. import fast, model
 
 HEADS, WIDTH, LEVELS = 8, 32, 3
 SIDES, POINTS = (64,), (16, 4)  # unless flags say otherwise
 
 
 def by_autograd(value, shapes, locations, weights):
-    """The bags of model.level_attention with the gradients of embedding_bag itself."""
+    """The bags of fast.level_attention with the gradients of embedding_bag itself."""
     out = 0
     parts = value.split([height * width for height, width in shapes], dim=1)
     for part, shape, points, share in zip(parts, shapes, locations.unbind(3), weights.unbind(3)):
-        table = model.ringed_table(part, shape)
-        out = out + model.level_attention(table, points, share, shape)
+        out = out + fast.level_attention(fast.ringed_table(part, shape), points, share, shape)
     return out.view(*locations.shape[:2], -1)
 
 
@@ -49,9 +48,9 @@ def all_levels_at_once(value, shapes, locations, weights):
 FULL = "full attention (SDPA)"
 FORMS = {
     "grid_sample, all levels": all_levels_at_once,
-    "grid_sample, per level": model.grid_sample_attention,
+    "grid_sample, per level": model.deformable_attention,
     "bags, autograd": by_autograd,
-    "bags, as used": model.deformable_attention,
+    "bags, as used": fast.deformable_attention,
 }
 
 

@@ -2,7 +2,7 @@
 
 Takes the network of `make shapes-table`, which is trained first where it is missing. Draws
 docs/unept-points.png: the points of all heads of the decoder's attention on each level, and below
-them the query's row of the dense matrix of Eq. (7), mean over heads, laid out as a map.
+them the query's row of the dense matrix of (I), mean over heads, laid out as a map.
 """
 
 import torch
