@@ -92,8 +92,9 @@ def load_network(arguments):
         official = load_paper(arguments.paper, "official")
         state = load_weights(arguments.paper, arguments.official)
         try:
-            build = {**official.build_arguments(state), **parse_options(arguments.set)}
-            state = official.convert(state)
+            options = parse_options(arguments.set)
+            build = official.build_arguments(state, **options)
+            state = official.convert(state, **options)
         except (ValueError, AttributeError) as error:
             raise UserError(f"--official {arguments.official}: {error}") from None
         if arguments.preset not in (None, build["preset"]):
