@@ -99,48 +99,6 @@ def test_unept_starts_around_the_pixel():
             assert abs(x * SIZE[1] - PIXEL[1]) < 8 and abs(y * SIZE[0] - PIXEL[0]) < 8
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"psa_softmax": False}, {"psa_type": "distribute"}, {"mask_size": (5, 3)},
-    {"compact": True, "mask_size": (5, 7)},
-])
-@torch.no_grad()
-def test_psanet(options):
-    """The weights times the values are what the projection reads, at the nearest receiver: one in
-    16 pixels."""
-    explain, model, record = passed("psanet", "psa.project", **options)
-    receiver = (1, 6)  # of 5 x 7: PIXEL is (13, 90)
-    used = record["psa.project"][0][0][0, :, receiver[0], receiver[1]].split(64)
-    panels = explain.explain(model, record, SIZE, PIXEL)
-    assert len(panels) == len(used) == len(model.psa.directions)
-    for direction, branch, (_, (q, v)), part, (_, shown) in zip(
-        model.psa.directions, model.psa.branches, record.values(), used, panels
-    ):
-        weights = explain.receiver_weights(
-            direction, q[0].permute(1, 2, 0), branch.table, model.psa.mask_size, receiver,
-            model.psa.softmax,
-            model.psa.compact,
-        )
-        close((weights * v[0]).sum((1, 2)), part)
-        if model.psa.softmax:
-            close(weights.sum(), torch.ones(()))
-        assert shown.shape == SIZE
-        # of the sources that lie in the image itself
-        close(shown[:: 16, :: 16], weights[:4, :6].abs())
-
-
-@torch.no_grad()
-def test_psanet_weights_are_rows_of_the_whole_matrix():
-    from papers.psanet import explain, model
-    q, table = torch.randn(4, 6, 5), torch.randn(7 * 11, 5)
-    one_hot = torch.eye(24).view(1, 4, 6, 24)
-    for direction in ("collect", "distribute"):
-        matrix = model.dense(direction, q[None], model.fit_table(table, (7, 11), (4, 6)),
-                             one_hot)[0]
-        for receiver in ((0, 0), (3, 1), (2, 5)):
-            close(explain.receiver_weights(direction, q, table, (7, 11), receiver),
-                  matrix[receiver].view(4, 6))
-
-
 @pytest.mark.parametrize("options", [{}, {"pool_sizes": (16, 6, 8, 2), "head_pool_size": 5},
                                      {"depths": (2, 1, 1, 1)}])
 @torch.no_grad()

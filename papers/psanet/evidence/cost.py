@@ -7,8 +7,8 @@
 naive gather: convolution, torch.gather with an integer index, softmax, product.
 official:     the steps of the official code, each with its own tensor: convolution, copied windows,
               softmax, product. The copy stands for its compiled kernel.
-view:         model.dense: windows as a view.
-stream:       model.Stream, tiles and its own backward.
+view:         fast.dense: windows as a view.
+stream:       fast.Stream, tiles and its own backward.
 
 One thread, float32. Candidates take turns in one process; medians and their ratios to "official"
 are printed.
@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from studies.measure import markdown, multiply_adds, peak_memory, times
 
-from .. import model as psanet
+from .. import fast, model
 
 # Side of the map, batch: ADE20K, Cityscapes with its mirror image, a bigger crop.
 CASES = [(30, 1), (45, 2), (60, 1)]
@@ -62,19 +62,19 @@ def official(direction, q, table, v):
 
 def view(direction, q, table, v):
     """Arguments as above."""
-    return channels_last(psanet.dense, direction, q, table, v)
+    return channels_last(fast.dense, direction, q, table, v)
 
 
 def stream(direction, q, table, v):
     """Arguments as above."""
     tile = tuple(tile_side(side) for side in q.shape[-2:])
-    return channels_last(lambda *arguments: psanet.Stream.apply(*arguments, True, tile),
+    return channels_last(lambda *arguments: fast.Stream.apply(*arguments, True, tile),
                          direction, q, table, v)
 
 
 def tile_side(side):
-    """Tiles are as equal as they can be and at most psanet.TILE wide."""
-    return math.ceil(side / math.ceil(side / psanet.TILE))
+    """Tiles are as equal as they can be and at most fast.TILE wide."""
+    return math.ceil(side / math.ceil(side / fast.TILE))
 
 
 def channels_last(function, direction, q, table, v):
@@ -154,14 +154,14 @@ def counts():
         tiles = sum(
             (columns.stop - columns.start) * (rows.stop - rows.start)
             * (offsets[0].stop - offsets[0].start) * (offsets[1].stop - offsets[1].start)
-            for rows, columns, offsets in psanet.tiles((side, side), (edge, edge)))
+            for rows, columns, offsets in fast.tiles((side, side), (edge, edge)))
         numbers = side**2 * (2 * side - 1) ** 2, tiles, side**4
         print(f"{side} x {side}: " + " / ".join(f"{n * CHANNELS / 1e9:.2f}" for n in numbers))
     print("whole networks, 150 classes (19 at 705), batch 1, evaluation")
     for preset in ("resnet50", "resnet101"):
         for crop, classes in ((465, 150), (705, 19)):
             with FakeTensorMode(), torch.no_grad():
-                net = psanet.build(classes, preset, crop_size=crop, aux=False).eval()
+                net = model.build(classes, preset, crop_size=crop, aux=False).eval()
                 image = torch.empty(1, 3, crop, crop)
                 total, _ = multiply_adds(lambda net=net, image=image: net(image))
             print(f"{preset} at {crop}: {total / 1e9:.1f}")
