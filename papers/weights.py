@@ -40,8 +40,9 @@ def load_official(path, paper, preset=None, pairs=(), dataset=None):
         raise UserError(f"--official needs --paper, one of: {', '.join(papers())}")
     official, state = load_paper(paper, "official"), read(paper, path)
     try:
-        build = {**official.build_arguments(state), **options.parse(pairs, paper)}
-        state = official.convert(state)
+        told = options.parse(pairs, paper)
+        build = official.build_arguments(state, **told)
+        state = official.convert(state, **told)
     except (ValueError, AttributeError) as error:
         raise UserError(f"--official {path}: {error}") from None
     config = {"paper": paper, "preset": build.pop("preset"), "dataset": dataset,
