@@ -17,6 +17,7 @@ from common.errors import UserError
 from datasets import pictures
 from datasets.shapes import CLASSES, PALETTE, Shapes
 from papers import attention, options
+from tests.helpers import close
 
 PAPERS = ("pysa", "unept", "pan", "psanet", "lrformer")
 # not square, and 90 is no row: rows and columns cannot change places unnoticed
@@ -43,11 +44,6 @@ def passed(paper, *more, **options):
     with attention.recording(model, (*explain.RECORD, *more)) as record, torch.no_grad():
         model(images)
     return explain, model, record
-
-
-def close(a, b, tolerance=1e-5):
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1), (a - b).abs().max()
 
 
 # ------------------------------------------------------------------------------------ shown == used
