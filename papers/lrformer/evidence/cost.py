@@ -1,27 +1,32 @@
-"""What low-resolution self-attention costs, against full attention and against the official code's way of writing it.
+"""What low-resolution self-attention costs, against full attention and against the official code's
+way of writing it.
 
-  python -m papers.lrformer.evidence.cost              all tables (a quarter of an hour on one quiet core)
-  python -m papers.lrformer.evidence.cost attention    attention module and block, stages 1 to 4 of LRFormer-T, against full attention
-  python -m papers.lrformer.evidence.cost network      LRFormer-T against a transcription of the official forward: time and memory
-  python -m papers.lrformer.evidence.cost steps        the exact short cuts one by one, each against the plain form it replaces
-  python -m papers.lrformer.evidence.cost counts       parameters and multiply-adds; no timing, seconds
+  python -m papers.lrformer.evidence.cost            all tables (a quarter of an hour)
+  python -m papers.lrformer.evidence.cost attention  module and block of LRFormer-T against full
+  python -m papers.lrformer.evidence.cost network    LRFormer-T against the official forward
+  python -m papers.lrformer.evidence.cost steps      each short cut against what it replaces
+  python -m papers.lrformer.evidence.cost counts     parameters and multiply-adds; no timing
 
-One thread, float32, one image, inference. Candidates take turns; medians and ratios between medians are printed.
+One thread, float32, one image, inference. Candidates take turns; medians and ratios between medians
+are printed.
 """
 
+import copy
 import sys
 
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from .. import fast
 from .. import model as lrformer
 
 from studies.measure import peak_memory, times
 
 SIZES = 256, 512, 1024  # side of the image
 
-# ------------------------------------------------------------------------ the official forward, transcribed
+# ------------------------------------------------------------------------ the official forward,
+# transcribed
 
 
 def official_attention(x, attention, convs, explicit=True):
@@ -88,7 +93,9 @@ def official_scores(network, images, explicit=True):
             x = official_block(x, block, stage.convs, explicit)
         outputs.append(x)
     c2, c3, c4 = outputs[1:]
-    c3, c4 = (F.interpolate(c, c2.shape[-2:], mode="bilinear", align_corners=False) for c in (c3, c4))
+    c3, c4 = (
+        F.interpolate(c, c2.shape[-2:], mode="bilinear", align_corners=False) for c in (c3, c4)
+    )
     head = network.head
     p = head.bn1(head.squeeze1(torch.cat([c2, c3, c4], dim=1))).relu()
     p = official_block(p, head.fuse1, (), explicit)
@@ -97,26 +104,34 @@ def official_scores(network, images, explicit=True):
     return head.classifier(head.dropout(p))
 
 
-# ------------------------------------------------------------------------ full attention in the same block
+# ------------------------------------------------------------------------ full attention in the
+# same block
 
 
-def full_attention(x, attention, convs=(), scale=None):
-    """Ordinary self-attention among all positions with the weights of `attention`, PyTorch's fused kernel."""
+def full_attention(x, attention):
+    """Ordinary self-attention among all positions with the weights of `attention`, PyTorch's fused
+    kernel."""
     size = x.shape[-2:]
-    tokens = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, N, C]
+    tokens = lrformer.as_tokens(x)  # [B, N, C]
     k, v = attention.key_value(attention.norm(tokens)).chunk(2, dim=-1)
-    o = attention.output(lrformer.attend(attention.query(tokens), k, v, attention.heads))
-    return (o if scale is None else scale * o).unflatten(1, size).permute(0, 3, 1, 2)
+    q, k, v = (lrformer.by_head(t, attention.heads) for t in (attention.query(tokens), k, v))
+    o = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return lrformer.as_map(attention.output(o), size)
 
 
 def full_block(x, block):
     """A block whose attention looks at all positions. x: [B, C, H, W], same shape."""
     x = x + block.position(x)
-    x = x + full_attention(block.norm1(x), block.attention, (), block.scale1)
-    return x + block.feed_forward(block.norm2(x), block.scale2)
+    x = x + lrformer.scaled(full_attention(block.norm1(x), block.attention), block.scale1)
+    return x + lrformer.scaled(block.feed_forward(block.norm2(x)), block.scale2)
 
 
 # ------------------------------------------------------------------------ tables
+
+
+def maps(*sizes):
+    """`map_of` for several sizes."""
+    return [map_of(*size) for size in sizes]
 
 
 def map_of(channels, side):
@@ -125,23 +140,32 @@ def map_of(channels, side):
 
 
 def attention():
-    """Attention module and whole block, low resolution against full, for square images of three sizes."""
+    """Attention module and whole block, low resolution against full, for square images of three
+    sizes."""
     network = lrformer.build(19, "t").eval()
-    print("| image | stage | map | module: LRSA ms | full ms | full / LRSA | block: LRSA ms | full ms | full / LRSA |")
+    print(
+        "| image | stage | map | module: LRSA ms | full ms | full / LRSA | block: LRSA ms | full ms | full / LRSA |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for size in SIZES:
         for number, stage in enumerate(network.backbone.stages, 1):
             block, side = stage.blocks[0], size >> (number + 1)
             x = map_of(block.position.in_channels, side)
-            seconds = times({
-                "module": lambda: lrformer.lrsa(x, block.attention, stage.convs),
-                "module, full": lambda: full_attention(x, block.attention),
-                "block": lambda: block(x, stage.convs),
-                "block, full": lambda: full_block(x, block),
-            }, rounds=3 if side > 128 else 5)
+            seconds = times(
+                {
+                    "module": lambda: block.attention(x, stage.convs),
+                    "module, full": lambda: full_attention(x, block.attention),
+                    "block": lambda: block(x, stage.convs),
+                    "block, full": lambda: full_block(x, block),
+                },
+                rounds=3 if side > 128 else 5,
+            )
             low, full, block_low, block_full = seconds.values()
-            print(f"| {size} px | {number} | {side} x {side} | {low * 1e3:.1f} | {full * 1e3:.1f} | {full / low:.1f}x "
-                  f"| {block_low * 1e3:.1f} | {block_full * 1e3:.1f} | {block_full / block_low:.1f}x |", flush=True)
+            print(
+                f"| {size} px | {number} | {side} x {side} | {low * 1e3:.1f} | {full * 1e3:.1f} | {full / low:.1f}x "
+                f"| {block_low * 1e3:.1f} | {block_full * 1e3:.1f} | {block_full / block_low:.1f}x |",
+                flush=True,
+            )
 
 
 def forms(network, images):
@@ -154,7 +178,8 @@ def forms(network, images):
 
 
 def make_form(name, size):
-    """A function that runs one of `forms` at this image size; for measuring memory in a process of its own."""
+    """A function that runs one of `forms` at this image size; for measuring memory in a process of
+    its own."""
     torch.manual_seed(0)
     network, images = lrformer.build(150, "t").eval(), torch.randn(1, 3, size, size)
     forms(network, torch.randn(1, 3, 64, 64))[name]()  # libraries allocate on first use
@@ -169,7 +194,9 @@ def make_form(name, size):
 def network():
     """The whole LRFormer-T: agreement, time, memory."""
     model = lrformer.build(150, "t", layer_scale=1.0).eval()
-    print("| image | form | ms | official / form | extra peak memory, MiB | largest difference / std of the scores |")
+    print(
+        "| image | form | ms | official / form | extra peak memory, MiB | largest difference / std of the scores |"
+    )
     print("|---|---|---|---|---|---|")
     for size in SIZES[1:]:
         images = torch.randn(1, 3, size, size)
@@ -178,49 +205,35 @@ def network():
         seconds = times(candidates, rounds=5)
         for name, function in candidates.items():
             error = ((function() - reference).abs().max() / reference.std()).item()
-            print(f"| {size} px | {name} | {seconds[name] * 1e3:.0f} | {seconds['official'] / seconds[name]:.2f}x "
-                  f"| {peak_memory(make_form, name, size):.0f} | {error:.0e} |", flush=True)
+            print(
+                f"| {size} px | {name} | {seconds[name] * 1e3:.0f} | {seconds['official'] / seconds[name]:.2f}x "
+                f"| {peak_memory(make_form, name, size):.0f} | {error:.0e} |",
+                flush=True,
+            )
 
 
 def steps():
-    """Each short cut of model.py against the plain form it replaces, LRFormer-T at 512 px."""
+    """Each short cut of fast.py against the plain form it replaces, LRFormer-T at 512 px."""
     network = lrformer.build(150, "t").eval()
     stage, last, head = network.backbone.stages[0], network.backbone.stages[3], network.head
-    block, x, small = stage.blocks[0], map_of(48, 128), map_of(384, 16)
-    grids = [lrformer.grid((128, 128), side) for side in (16, *block.attention.sides)]
-    hidden = map_of(384, 128)
-    features = map_of(96, 64), map_of(240, 32), map_of(384, 16)
-
-    def pooled_small():
-        a = last.blocks[0].attention
-        maps = lrformer.pool_all(small, [(16, 16)] + [(side, side) for side in a.sides])
-        o = lrformer.attend(lrformer.queries(maps[0], a), *lrformer.keys_values(maps[1:], a, last.convs), a.heads)
-        return lrformer.enlarge(a.output(o).transpose(1, 2).unflatten(2, (16, 16)), (16, 16))
-
-    def squeeze_late():
-        c2, c3, c4 = features
-        c3, c4 = (F.interpolate(c, (64, 64), mode="bilinear", align_corners=False) for c in (c3, c4))
-        return head.squeeze1(torch.cat([c2, c3, c4], dim=1))
-
-    def squeeze_early():
-        first = head.squeeze1.weight.split([96, 240, 384], dim=1)
-        parts = [F.conv2d(c, weight) for c, weight in zip(features, first)]
-        return parts[0] + lrformer.enlarge(parts[1], (64, 64)) + lrformer.enlarge(parts[2], (64, 64))
-
+    ffn, deep = stage.blocks[0].feed_forward, last.blocks[0].attention
+    x, small = maps((48, 128), (384, 16))
+    plain = copy.deepcopy(deep)
+    plain.fast = False
+    grids = [lrformer.grid((128, 128), side) for side in (16, *deep.sides)]
+    features = maps((96, 64), (240, 32), (384, 16))
     pairs = {
-        "pooling, stage 1": (lambda: [F.adaptive_avg_pool2d(x, g) for g in grids], lambda: lrformer.pool_all(x, grids)),
-        "pixels as queries, stage 4": (
-            pooled_small, lambda: lrformer.lrsa(small, last.blocks[0].attention, last.convs),
+        "pooling, stage 1": (
+            lambda: [lrformer.pool(x, cells) for cells in grids], lambda: fast.pool_all(x, grids)
         ),
-        "residual in the kernel, stage 1": (
-            lambda: hidden + block.feed_forward.conv(hidden),
-            lambda: lrformer.add_depthwise(hidden, block.feed_forward.conv),
-        ),
+        "attention, stage 4": (lambda: plain(small, last.convs), lambda: deep(small, last.convs)),
         "feed-forward in strips, stage 1": (
-            lambda: lrformer.feed_forward(x, block.feed_forward),
-            lambda: lrformer.feed_forward_in_strips(x, block.feed_forward),
+            lambda: fast.all_rows(x, ffn), lambda: fast.feed_forward(x, ffn)
         ),
-        "squeeze before enlarging": (squeeze_late, squeeze_early),
+        "squeeze before enlarging": (
+            lambda: lrformer.enlarge_and_squeeze(features, head.squeeze1),
+            lambda: fast.squeeze(features, head.squeeze1),
+        ),
     }
     print("| step | plain ms | short cut ms | plain / short cut |")
     print("|---|---|---|---|")
@@ -230,7 +243,8 @@ def steps():
 
 
 def multiply_adds(function):
-    """(total, {module: count}) in G: convolutions and matrix products only, half of torch's count of operations."""
+    """(total, {module: count}) in G: convolutions and matrix products only, half of torch's count
+    of operations."""
     with FlopCounterMode(display=False) as counter:
         function()
     per_module = {name: sum(ops.values()) / 2e9 for name, ops in counter.get_flop_counts().items()}
@@ -238,36 +252,52 @@ def multiply_adds(function):
 
 
 def counts():
-    """Parameters, and multiply-adds of the official form and of ours, on the meta device: nothing is computed."""
-    print("| | parameters, 150 classes | encoder | decoder | 512 x 512: official G | ours G "
-          "| 640 x 640: official G | 1024 x 2048, 19 classes: official G |")
+    """Parameters, and multiply-adds of the official form and of ours, on the meta device: nothing
+    is computed."""
+    print(
+        "| | parameters, 150 classes | encoder | decoder | 512 x 512: official G | ours G "
+        "| 640 x 640: official G | 1024 x 2048, 19 classes: official G |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     kinds = ("embed", "position", "attention", "feed_forward")
     shares = {}
     with torch.device("meta"):
         for preset in ("t", "s", "b", "l"):
             model, roads = lrformer.build(150, preset).eval(), lrformer.build(19, preset).eval()
-            encoder, decoder = (sum(p.numel() for p in part.parameters()) for part in (model.backbone, model.head))
-            images = {size: torch.empty(1, 3, *size) for size in ((512, 512), (640, 640), (1024, 2048))}
+            encoder, decoder = (
+                sum(p.numel() for p in part.parameters()) for part in (model.backbone, model.head)
+            )
+            images = {
+                size: torch.empty(1, 3, *size) for size in ((512, 512), (640, 640), (1024, 2048))
+            }
             official = [
                 multiply_adds(lambda m=m, size=size: official_scores(m, images[size]))[0]
                 for m, size in ((model, (512, 512)), (model, (640, 640)), (roads, (1024, 2048)))
             ]
             ours, modules = multiply_adds(lambda: model.scores(images[512, 512]))
-            print(f"| {preset} | {encoder + decoder:,} | {encoder:,} | {decoder:,} | {official[0]:.2f} | {ours:.2f} "
-                  f"| {official[1]:.2f} | {official[2]:.2f} |", flush=True)
-            parts = dict.fromkeys(((part, kind) for part in ("Encoder", "Decoder") for kind in kinds), 0)
+            print(
+                f"| {preset} | {encoder + decoder:,} | {encoder:,} | {decoder:,} | {official[0]:.2f} | {ours:.2f} "
+                f"| {official[1]:.2f} | {official[2]:.2f} |",
+                flush=True,
+            )
+            parts = dict.fromkeys(
+                ((part, kind) for part in ("Encoder", "Decoder") for kind in kinds), 0
+            )
             for name, value in modules.items():
                 key = name.partition(".")[0], name.rpartition(".")[2]
                 if key in parts:
                     parts[key] += value
             shares[preset] = [*parts.values(), ours - sum(parts.values())]
     print("\nOurs at 512 x 512, G multiply-adds by part:\n")
-    print("| | encoder: embeddings | position 3x3 | LRSA | feed-forward | decoder: position 3x3 | LRSA | feed-forward "
-          "| squeezes, classifier |")
+    print(
+        "| | encoder: embeddings | position 3x3 | LRSA | feed-forward | decoder: position 3x3 | LRSA | feed-forward "
+        "| squeezes, classifier |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for preset, values in shares.items():
-        values = [value for index, value in enumerate(values) if index != 4]  # the decoder embeds nothing
+        values = [
+            value for index, value in enumerate(values) if index != 4
+        ]  # the decoder embeds nothing
         print(f"| {preset} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
 
 
