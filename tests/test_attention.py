@@ -6,7 +6,6 @@ import types
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from studies import receptive_field
@@ -22,7 +21,6 @@ from tests.helpers import close
 PAPERS = ("pysa", "unept", "pan", "psanet", "lrformer")
 # not square, and 90 is no row: rows and columns cannot change places unnoticed
 SIZE, PIXEL = (64, 96), (13, 90)
-AT_8 = (1, 11)  # where PIXEL lies on a map of 1/8 of the size
 
 
 def network(paper, **options):
@@ -30,71 +28,10 @@ def network(paper, **options):
     uniform."""
     torch.manual_seed(0)
     model = importlib.import_module(f"papers.{paper}.model").build(3, **options)
-    for name, parameter in model.named_parameters():
-        if "sampling_offsets" in name or "attention_weights" in name or not parameter.any():
+    for parameter in model.parameters():
+        if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
-
-
-def passed(paper, *more, **options):
-    """(explain module, model, record of one forward pass with the modules `more` watched as
-    well)."""
-    explain, model = importlib.import_module(f"papers.{paper}.explain"), network(paper, **options)
-    images = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(1))
-    with attention.recording(model, (*explain.RECORD, *more)) as record, torch.no_grad():
-        model(images)
-    return explain, model, record
-
-
-# ------------------------------------------------------------------------------------ shown == used
-
-
-@pytest.mark.parametrize("options", [{}, {"levels": 2, "heads": 2, "depth": 2}])
-@torch.no_grad()
-def test_unept(options):
-    """Reading the maps at the circles that are drawn, and weighing them, gives the output of the
-    attention."""
-    explain, model, record = passed("unept", **options)
-    panels = explain.explain(model, record, SIZE, PIXEL)
-    heads = model.decoder[0].cross_attention.heads
-    assert len(panels) == len(model.encoder) + len(model.decoder) * heads
-    for name, ((query, reference, source, shapes), output) in record.items():
-        module = model.get_submodule(name)
-        number = AT_8[0] * (SIZE[1] // 8) + AT_8[1]
-        locations, weights = explain.sampling_points(module, query, reference, shapes, number)
-        close(weights.sum((1, 2)), torch.ones(module.heads))
-        value, out = module.value_proj(source)[0].unflatten(1, (module.heads, -1)), 0  # [S, M, D]
-        for level, part in enumerate(value.split([height * width for height, width in shapes])):
-            maps = part.permute(1, 2, 0).unflatten(2, shapes[level])  # [M, D, H, W]
-            # [M, D, N]
-            read = F.grid_sample(maps, locations[:, level, None] * 2 - 1,
-                                 align_corners=False)[:, :, 0]
-            out = out + (read * weights[:, level, None]).sum(-1)  # [M, D]
-        close(module.output_proj(out.flatten()), output[0, number])
-        if "decoder" in name:
-            layer = f"decoder layer {int(name.split('.')[1]) + 1},"
-            mine = [panel for title, panel in panels if title.startswith(layer)]
-            assert len(mine) == module.heads
-            for head, panel in enumerate(mine):
-                points = torch.stack(list(panel.values()))  # [L, N, 3]
-                close(points[..., :2], locations[head] * torch.tensor([SIZE[1], SIZE[0]]))
-                close(points[..., 2], weights[head])
-        else:
-            points = torch.cat(list(panels[int(name.split(".")[1])][1].values()))
-            close(points[:, 2].sum(), torch.ones(()))
-
-
-def test_unept_starts_around_the_pixel():
-    """Before training the points lie evenly around the reference: so their mean is the pixel."""
-    explain = importlib.import_module("papers.unept.explain")
-    image = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
-    model = importlib.import_module("papers.unept.model").build(3).eval()
-    for title, panel in attention.look(model, explain, image, PIXEL)[1]:
-        if title.startswith("encoder"):
-            x, y = np.concatenate(list(panel.values()))[:, :2].mean(0)
-            assert abs(x * SIZE[1] - PIXEL[1]) < 8 and abs(y * SIZE[0] - PIXEL[0]) < 8
-
-
 
 
 # ------------------------------------------------------------------------------------ the mechanism
