@@ -15,7 +15,6 @@ import functools
 import sys
 
 import torch
-import torch.nn.functional as F
 
 from studies.measure import FullAttention, markdown, multiply_adds, peak_memory, times
 
