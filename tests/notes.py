@@ -2,7 +2,7 @@
 
 A row of the table in papers/NAME/paper.md reads
 
-    | (C) | formula | meaning | place | [naive.attend](naive.py#L66) | [model.Level](model.py#L78) |
+    | (C) | formula | meaning | ... | [naive.attend](naive.py#L66) | [model.Level](model.py#L78) |
 
 and the lines `# (C)` in the two files are the equation. Several letters share a line as
 `# (A), (B)` or `# (B) to (D)`, which names B and D.
@@ -36,7 +36,8 @@ def marks(paper, part):
     path = ROOT / "papers" / paper / f"{part}.py"
     if not path.exists():
         return found
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    text = (ROOT / "papers" / paper / f"{part}.py").read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(), 1):
         for comment in re.findall(r"# (?:Eq\. )?(\(\w+\)(?:(?:,| to) \(\w+\))*)", line):
             for equation in re.findall(r"\w+(?=\))", comment):
                 found.setdefault(equation, []).append(number)
@@ -45,8 +46,7 @@ def marks(paper, part):
 
 def relink(text, paper):
     """The notes with every link in an equation row set to a marked line, inside the named function
-    or class if there is one.
-    """
+    or class if there is one."""
     lines = {part: marks(paper, part) for part in FILES}
 
     def row(match):
@@ -55,8 +55,9 @@ def relink(text, paper):
         def link(found):
             part, name = found[1], found[2]
             candidates = lines[part].get(equation, [])
-            source = (ROOT / "papers" / paper / f"{part}.py").read_text(encoding="utf-8").splitlines()
-            inside = [n for n in candidates if f"{enclosing(source, n)}.".startswith(name + ".")]
+            source = (ROOT / "papers" / paper / f"{part}.py").read_text(encoding="utf-8")
+            inside = [n for n in candidates
+                      if f"{enclosing(source.splitlines(), n)}.".startswith(name + ".")]
             best = [*inside, *candidates, 0][0]
             return f"[{part}.{name}]({part}.py#L{best})"
 
@@ -81,8 +82,8 @@ def enclosing(source, number):
 def main():
     for paper in PAPERS:
         path = ROOT / "papers" / paper / "paper.md"
-        text = relink(path.read_text(encoding="utf-8"), paper)
-        path.write_text(text, encoding="utf-8", newline="\n")
+        path.write_text(relink(path.read_text(encoding="utf-8"), paper), encoding="utf-8",
+                        newline="\n")
 
 
 if __name__ == "__main__":
