@@ -2,7 +2,7 @@
 
 A row of the table in papers/NAME/paper.md reads
 
-    | (C) | formula | meaning | ... | [naive.attend](naive.py#L66) | [model.Level](model.py#L78) |
+    | (C) | formula | meaning | place | [naive.attend](naive.py#L66) | [model.Level](model.py#L78) |
 
 and the lines `# (C)` in the two files are the equation. Several letters share a line as
 `# (A), (B)` or `# (B) to (D)`, which names B and D.
@@ -15,7 +15,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PAPERS = sorted(path.parent.name for path in ROOT.glob("papers/*/paper.md"))
 ROW = re.compile(r"^\| \((\w+)\) \|.*$", re.MULTILINE)
 FILES = ("naive", "model", "fast", "boundary", "readings")
+UNWRITTEN = ("lrformer", "psanet", "pspnet", "pysa", "unept")  # not lessons yet; to be emptied
 LINK = re.compile(rf"\[({'|'.join(FILES)})\.([\w.]+)\]\((\w+)\.py#L(\d+)\)")
+PAGES = sorted(
+    path for folder in (".", "docs", "papers/*", "papers/*/evidence")
+    for path in ROOT.glob(f"{folder}/*.md")
+    if not path.match("papers/*/paper.md") or path.parent.name not in UNWRITTEN
+)
+
+
+def results(paper):
+    """The page with a paper's tables of numbers."""
+    folder = ROOT / "papers" / paper
+    return folder / ("paper.md" if paper in UNWRITTEN else "evidence/results.md")
 
 
 def marks(paper, part):
@@ -24,8 +36,7 @@ def marks(paper, part):
     path = ROOT / "papers" / paper / f"{part}.py"
     if not path.exists():
         return found
-    text = (ROOT / "papers" / paper / f"{part}.py").read_text(encoding="utf-8")
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         for comment in re.findall(r"# (?:Eq\. )?(\(\w+\)(?:(?:,| to) \(\w+\))*)", line):
             for equation in re.findall(r"\w+(?=\))", comment):
                 found.setdefault(equation, []).append(number)
@@ -34,7 +45,8 @@ def marks(paper, part):
 
 def relink(text, paper):
     """The notes with every link in an equation row set to a marked line, inside the named function
-    or class if there is one."""
+    or class if there is one.
+    """
     lines = {part: marks(paper, part) for part in FILES}
 
     def row(match):
@@ -43,8 +55,8 @@ def relink(text, paper):
         def link(found):
             part, name = found[1], found[2]
             candidates = lines[part].get(equation, [])
-            source = (ROOT / "papers" / paper / f"{part}.py").read_text(encoding="utf-8")
-            inside = [n for n in candidates if f"{enclosing(source.splitlines(), n)}.".startswith(name + ".")]
+            source = (ROOT / "papers" / paper / f"{part}.py").read_text(encoding="utf-8").splitlines()
+            inside = [n for n in candidates if f"{enclosing(source, n)}.".startswith(name + ".")]
             best = [*inside, *candidates, 0][0]
             return f"[{part}.{name}]({part}.py#L{best})"
 
@@ -69,7 +81,8 @@ def enclosing(source, number):
 def main():
     for paper in PAPERS:
         path = ROOT / "papers" / paper / "paper.md"
-        path.write_text(relink(path.read_text(encoding="utf-8"), paper), encoding="utf-8", newline="\n")
+        text = relink(path.read_text(encoding="utf-8"), paper)
+        path.write_text(text, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":
