@@ -107,7 +107,7 @@ TABLES = [  # page, benchmark, CSV, function that makes the lines
     ("docs/choosing.md", "probes", "LONG_CSV", "longer_table"),
     ("docs/choosing.md", "cost", "WHOLE", "networks_table"),
     ("docs/choosing.md", "results", "CSV", "classes_table"),
-    ("papers/pysa/paper.md", "camvid", "CSV", "table"),
+    ("papers/pysa/evidence/results.md", "camvid", "CSV", "table"),
 ]
 
 
