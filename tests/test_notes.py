@@ -114,7 +114,7 @@ TABLES = [  # page, benchmark, CSV, function that makes the lines
     ("docs/choosing.md", "studies.probes", "LONG_CSV", "longer_table"),
     ("docs/choosing.md", "studies.cost", "WHOLE", "networks_table"),
     ("docs/choosing.md", "studies.results", "CSV", "classes_table"),
-    ("papers/pysa/paper.md", "papers.pysa.evidence.camvid", "CSV", "table"),
+    ("papers/pysa/evidence/results.md", "papers.pysa.evidence.camvid", "CSV", "table"),
 ]
 
 
