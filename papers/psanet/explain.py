@@ -39,7 +39,7 @@ def receiver_of(pixel, size, step):
 
 
 def explain(model, record, size, pixel):
-    """One map per direction. See common/attention.py."""
+    """One map per direction. See papers/attention.py."""
     panels = []
     for name, (_, q) in record.items():
         branch = model.get_submodule(name.removesuffix(".query"))

@@ -10,7 +10,7 @@ multi-scale numbers take the six scales 0.5 to 1.75.
 """
 
 from common.inference import Protocol
-from common.training import Recipe
+from common.recipe import Recipe
 
 
 def official(steps, crop_size, train_split="train"):

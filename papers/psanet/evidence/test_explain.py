@@ -5,7 +5,7 @@ import torch
 
 from .. import explain, fast, model
 
-attention = pytest.importorskip("common.attention", reason="the folder was taken alone")
+attention = pytest.importorskip("papers.attention", reason="the folder was taken alone")
 SIZE, PIXEL = (
     (64, 96),
     (13, 90),
