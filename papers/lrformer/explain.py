@@ -43,7 +43,7 @@ def spread(weights, size, grids):
 
 def explain(model, record, size, pixel):
     """One map for the last block of each stage and for each block of the decoder, mean over the
-    heads. See common/attention.py."""
+    heads. See papers/attention.py."""
     panels = {}
     for name in (name for name in record if name.endswith("attention")):
         attention, parts = model.get_submodule(name), name.split(".")
