@@ -520,7 +520,7 @@ def test_presets_are_the_published_ones():
         assert normed == ([7, 15] if preset == "xl" else [])
         assert network.head.fuse1.attention.heads == 8 and network.head.fuse1.attention.side == 32
     last = {
-        preset: network.backbone.stages[3].blocks[-1].drop_path
+        preset: network.backbone.stages[3].blocks[-1].drop.rate
         for preset, network in networks.items()
     }
     assert last == pytest.approx({"t": 0.1, "s": 0.2, "b": 0.4, "l": 0.6, "xl": 0.4})
