@@ -77,8 +77,7 @@ def feed_forward(x, module):
     about STRIP numbers stays in the cache. With gradients all hidden numbers must be kept anyway.
     """
     height = x.shape[2]
-    hidden = x.numel() * module.widen.out_features // x.shape[1]
-    rows = max(8, STRIP * height // hidden)
+    rows = max(8, STRIP * height // (module.ratio * x.numel()))
     if x.device.type != "cpu" or torch.is_grad_enabled() or rows >= height:
         return all_rows(x, module)
     strips = []

@@ -93,7 +93,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels, ratio, fast=True):
         super().__init__()
-        self.fast = fast
+        self.ratio, self.fast = ratio, fast
         self.widen = nn.Linear(channels, ratio * channels)
         self.conv = depthwise(ratio * channels)
         self.narrow = nn.Linear(ratio * channels, channels)
