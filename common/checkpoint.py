@@ -1,4 +1,4 @@
-"""Checkpoints: written so that a crash cannot damage them, read so that they cannot run code."""
+"""Files written so that a crash cannot damage them, read so that they cannot run code."""
 
 import contextlib
 import io
@@ -13,68 +13,63 @@ import torch
 from .errors import UserError
 
 
-def write_atomically(path, write):
-    """Call `write(file)` on a temporary file beside `path`, flush it to the disk, then rename it to `path`.
-    Whoever reads `path`, at any moment and after any crash, sees the old content or the new, never a mixture."""
+def write_atomically(path, content):
+    """Write bytes to a temporary file beside `path`, flush it to the disk, then rename it.
+    Whoever reads `path`, at any moment and after any crash, sees the old content or the new."""
     path = Path(path)
     temporary = path.with_name(path.name + ".part")
     try:
         with open(temporary, "wb") as file:
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):  # a file system that has become read-only
             temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}; what was there before is untouched") from None
+        message = f"cannot write {path}: {error.strerror}; what was there before is untouched"
+        raise UserError(message) from None
 
 
 def save(path, state):
     """Write a dictionary of tensors and plain values."""
     buffer = io.BytesIO()  # torch.save turns the OSError of a full disk into an error of its own
     torch.save(state, buffer)
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+    write_atomically(path, buffer.getbuffer())
 
 
 def load(path):
-    """Read a file of tensors and plain values onto the CPU. Never executes anything that is stored in it.
-
-    Raises UserError for a missing, damaged or foreign file.
-    """
+    """Read a file of tensors and plain values onto the CPU. Never executes what is stored in it.
+    Raises UserError for a missing, damaged or foreign file."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no such file: {path}")
+    reason = "it is damaged or not a PyTorch file"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about foreign pickle protocols; what matters is whether it loads
+            warnings.simplefilter("ignore")  # about foreign pickle protocols; loading decides
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        if "Weights only load failed" in str(error) and zipfile.is_zipfile(path):
-            reason = "it holds objects other than tensors and plain values, which could run code when loaded"
-        else:
-            reason = "it is damaged or not a PyTorch file"
-        raise UserError(f"cannot load {path}: {reason}") from None
-    except Exception:  # a damaged pickle can raise nearly everything
-        raise UserError(f"cannot load {path}: it is damaged or not a PyTorch file") from None
+    except Exception as error:  # a damaged pickle can raise nearly everything
+        refused = isinstance(error, pickle.UnpicklingError) and "Weights only" in str(error)
+        if refused and zipfile.is_zipfile(path):
+            reason = "it holds other objects than tensors, which could run code when loaded"
+    raise UserError(f"cannot load {path}: {reason}")
 
 
 def load_run(path):
-    """Read a checkpoint written by train.py, best.pt or last.pt; a run directory means its best.pt.
+    """Read a checkpoint of train.py, best.pt or last.pt; a run directory means its best.pt.
 
-    Returns a dictionary with "model" (the state dict) and "config" (see train.py). Raises UserError.
+    Returns a dictionary with "model" (the state dict), "config" (see train.py) and what else a
+    `Run` saves. Raises UserError.
     """
     path = Path(path)
-    if path.is_dir():
-        path = path / "best.pt"
+    path = path / "best.pt" if path.is_dir() else path
     state = load(path)
-    if not isinstance(state, dict) or not {"model", "optimizer", "config", "recipe", "log", "step"} <= state.keys():
-        raise UserError(f"{path} is not a checkpoint of train.py (for official weights: --official {path})")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            intact = archive.testzip() is None  # torch.load itself ignores the checksums
-    except Exception:  # as in `load`
-        intact = False
-    if not intact:
-        raise UserError(f"cannot load {path}: it is damaged")
-    return state
+    wanted = {"model", "optimizer", "config", "recipe", "log", "step"}
+    if not isinstance(state, dict) or not wanted <= state.keys():
+        hint = f"for official weights: --official {path}"
+        raise UserError(f"{path} is not a checkpoint of train.py ({hint})")
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
+        if archive.testzip() is None:  # torch.load itself ignores the checksums
+            return state
+    raise UserError(f"cannot load {path}: it is damaged")

@@ -8,7 +8,7 @@ class UserError(ValueError):
 
 
 def run(main):
-    """Call `main()` as a program: print a UserError as one line, exit with 2; with 130 after Ctrl-C."""
+    """Call `main()` as a program: a UserError is one line and exit code 2, Ctrl-C exit code 130."""
     try:
         sys.exit(main())
     except (UserError, PermissionError) as error:

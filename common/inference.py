@@ -1,18 +1,18 @@
-"""From an image of any size to class scores and labels: whole image, sliding window, several scales.
+"""From an image of any size to scores and labels: whole, in sliding windows, at several scales.
 
-Prediction and label meet at the label's own size: scores are enlarged, never the label and never the chosen classes.
+Prediction and label meet at the label's own size: scores are enlarged, never the label or classes.
 """
 
 import itertools
+import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from tqdm import tqdm
 
+from . import processes
 from .metrics import ConfusionMatrix
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in 0..1
@@ -25,25 +25,19 @@ SIX_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 class Protocol:
     """How an image becomes scores. The defaults run the network once on the image as it is.
 
-    fit: (long, short): the image is resized to just fit into this box first, keeping its aspect ratio; () = its own
-        size. multiple: then each side is resized up to a multiple of this.
-    scales: factors on that size; the probabilities of all are averaged.
-    flip: whether the mirror image of each joins in.
-    crop: side of the windows in pixels, 0 = the whole image at once. stride: pixels between windows, 0 = two thirds
-        of the crop, rounded up. Images smaller than a window are padded with the mean colour: on both sides, or
-        (centre=False) at the bottom and right.
-    average: what is averaged where windows overlap, "logits" or "probabilities". With "probabilities" it is
-        the windows that are mirrored, with "logits" the whole image is.
+    Images smaller than a window are padded with the mean colour. `average` is what is averaged
+    where windows overlap; with "probabilities" it is the windows that are mirrored, with "logits"
+    the whole image is.
     """
 
-    fit: tuple = ()
-    multiple: int = 1
-    scales: tuple = (1.0,)
-    flip: bool = False
-    crop: int = 0
-    stride: int = 0
-    average: str = "logits"
-    centre: bool = False
+    fit: tuple = ()  # (long, short): resized to just fit into this box first; () = its own size
+    multiple: int = 1  # then each side is resized up to a multiple of this
+    scales: tuple = (1.0,)  # factors on that size; the probabilities of all are averaged
+    flip: bool = False  # whether the mirror image of each joins in
+    crop: int = 0  # side of the windows in pixels, 0 = the whole image at once
+    stride: int = 0  # pixels between windows, 0 = two thirds of the crop, rounded up
+    average: str = "logits"  # or "probabilities"
+    centre: bool = False  # padded on both sides; False: at the bottom and right
 
 
 PROTOCOLS = {
@@ -60,8 +54,8 @@ def normalise(images, device="cpu"):
 
 
 def fitted_size(size, fit, factor=1.0):
-    """The size that keeps the aspect ratio of `size` and just fits into a box: its long side is at most
-    factor * fit[0] and its short side at most factor * fit[1] pixels. size: (height, width) -> (height, width)."""
+    """The (height, width) that keeps the aspect ratio of `size` and just fits into a box: its long
+    side is at most factor * fit[0] and its short side at most factor * fit[1] pixels."""
     longest, shortest = (int(side * factor) for side in fit)
     scale = min(longest / max(size), shortest / min(size))
     return tuple(max(1, int(side * scale + 0.5)) for side in size)
@@ -75,15 +69,13 @@ def resize(images, size):
 
 
 def scores_of(model, images):
-    """Scores of a batch [B, 3, H, W] as float32 [B, K, H, W] (some networks answer at a lower resolution)."""
+    """Scores of a batch [B, 3, H, W] as float32 [B, K, H, W]; some networks answer at less."""
     return resize(model(images)["out"].float(), images.shape[-2:])
 
 
 def window_starts(size, crop, stride):
-    """First pixels of windows that cover `size`: steps of `stride`, the last one moved back to end at the border."""
-    if size <= crop:
-        return [0]
-    return [*range(0, size - crop, stride), size - crop]
+    """First pixels of windows that cover `size`: steps of `stride`, the last one moved back."""
+    return [*range(0, size - crop, stride), max(0, size - crop)]
 
 
 def window_scores(model, windows, protocol):
@@ -99,22 +91,22 @@ def window_scores(model, windows, protocol):
 
 
 def add_windows(total, model, image, size, protocol, batch):
-    """Run the windows of one copy of an image, average where they overlap, resize to `size`, add to `total`.
+    """Run the windows of a copy of an image, average where they overlap, resize to `size`, add.
 
-    total: [K, *size], or 0 to make it. image: [3, h, w]. batch: windows at a time, see `scores`. Returns total.
-    Memory: resizing is linear, so every window goes into `total` at once, at its final resolution; the averaged map
-    at the resolution of the copy, three times the image in every class at scale 1.75, never exists.
+    total: [K, *size], or 0 to make it. image: [3, h, w]. batch: as in `scores`. Returns total.
+    Memory: resizing is linear, so every window goes into `total` at its final resolution; the
+    averaged map at that of the copy, at scale 1.75 three times the image, never exists.
     """
     sides = image.shape[-2:]
     crops = [protocol.crop or max(SMALLEST, side) for side in sides]
     missing = [max(0, crop - side) for crop, side in zip(crops, sides)]
     before = [m // 2 if protocol.centre else 0 for m in missing]
-    padding = [(b, m - b) for b, m in zip(before, missing)]
     if any(missing):
-        image = F.pad(image, (*padding[1], *padding[0]))
+        (top, bottom), (left, right) = ((b, m - b) for b, m in zip(before, missing))
+        image = F.pad(image, (left, right, top, bottom))
     starts, axes = [], []
     for padded, crop, side, target, offset in zip(image.shape[-2:], crops, sides, size, before):
-        starts.append(window_starts(padded, crop, protocol.stride or -(-crop * 2 // 3)))
+        starts.append(window_starts(padded, crop, protocol.stride or math.ceil(crop * 2 / 3)))
         count = torch.zeros(padded, device=image.device)  # of windows over each pixel
         for start in starts[-1]:
             count[start : start + crop] += 1
@@ -129,28 +121,33 @@ def add_windows(total, model, image, size, protocol, batch):
         for corner, scores in zip(part, window_scores(model, windows, protocol)):
             if isinstance(total, int):
                 total = scores.new_zeros(len(scores), *size)
-            counts = [count[start : start + crop] for (_, count), start, crop in zip(axes, corner, crops)]
-            scores /= counts[0][:, None] * counts[1]
-            (rows, top), (columns, left) = (
-                in_window(places, start, crop) for (places, _), start, crop in zip(axes, corner, crops)
-            )
-            for some in range(0, len(scores), 16):  # classes: to keep the intermediate results small
-                enlarged = interpolate(interpolate(scores[some : some + 16], top).mT, left).mT
-                total[some : some + 16, rows, columns] += enlarged
+            add_window(total, scores, [
+                (places - start, count[start : start + crop])
+                for (places, count), start, crop in zip(axes, corner, crops)])
         del scores  # or the next windows would be computed beside these
     return total
 
 
-def in_window(places, start, crop):
-    """Which pixels of the result a window touches, as a slice, and where they lie in it, counted from one pixel
-    before its first. places: increasing float64 [n]."""
-    local = places - start
-    rows = slice(int((local <= -1).sum()), int((local < crop).sum()))
-    return rows, local[rows] + 1
+def add_window(total, scores, axes):
+    """Add one window, divided by how many windows lie over its pixels. scores: [K, h, w], changed.
+    axes: for either, (where the pixels of `total` lie in the window, number of windows)."""
+    scores /= axes[0][1][:, None] * axes[1][1]
+    (rows, top), (columns, left) = (in_window(places, len(count)) for places, count in axes)
+    for some in range(0, len(scores), 16):  # classes: to keep the intermediate results small
+        enlarged = interpolate(interpolate(scores[some : some + 16], top).mT, left).mT
+        total[some : some + 16, rows, columns] += enlarged
+
+
+def in_window(places, crop):
+    """Which pixels of the result a window touches, as a slice, and where they lie in it, counted
+    from one pixel before its first. places: increasing float64 [n], from its first pixel."""
+    rows = slice(int((places <= -1).sum()), int((places < crop).sum()))
+    return rows, places[rows] + 1
 
 
 def interpolate(x, places):
-    """Linear interpolation along the columns of a window surrounded by zeros: [K, h, w], float64 [n] -> [K, n, w]."""
+    """Linear, along the columns of a window framed by zeros: [K, h, w], float64 [n] -> [K, n,
+    w]."""
     lower = places.floor().long()
     x = F.pad(x, (0, 0, 1, 1))
     fraction = (places - lower).to(x)[:, None]
@@ -160,20 +157,22 @@ def interpolate(x, places):
 
 @torch.inference_mode()
 def scores(model, image, protocol=PROTOCOLS["whole"], device="cpu", batch=None):
-    """Scores of one image, uint8 [H, W, 3] -> float32 [K, H, W]: logits, or sums of probabilities where several copies
-    of the image or windows by probability are asked for. batch: windows at a time; if None, as many as together have
-    PIXELS_AT_ONCE pixels."""
+    """Scores of one image, uint8 [H, W, 3] -> float32 [K, H, W]: logits, or sums of probabilities
+    where several copies of the image or windows by probability are asked for. batch: windows at a
+    time, None = as many as have PIXELS_AT_ONCE pixels."""
     x, size, total = normalise(image, device), image.shape[:2], 0
     by_copy = protocol.average == "logits" and (len(protocol.scales) > 1 or protocol.flip)
     for scale in protocol.scales:
         scaled = [max(1, round(side * scale)) for side in size]
         copy = resize(x[None], fitted_size(size, protocol.fit, scale) if protocol.fit else scaled)
-        copy = resize(copy, [-(-side // protocol.multiple) * protocol.multiple for side in copy.shape[-2:]])[0]
+        step = protocol.multiple
+        copy = resize(copy, [math.ceil(side / step) * step for side in copy.shape[-2:]])[0]
         if not by_copy:
             total = add_windows(total, model, copy, size, protocol, batch)
             continue
         for mirrored in (False, True) if protocol.flip else (False,):
-            part = add_windows(0, model, copy.flip(-1) if mirrored else copy, size, protocol, batch).softmax(0)
+            seen = copy.flip(-1) if mirrored else copy
+            part = add_windows(0, model, seen, size, protocol, batch).softmax(0)
             total = total + (part.flip(-1) if mirrored else part)
     return total
 
@@ -183,27 +182,26 @@ def predict(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
     return scores(model, image, protocol, device).argmax(0).to("cpu", torch.uint8).numpy()
 
 
-def evaluate(model, dataset, num_classes, protocol=PROTOCOLS["whole"], device="cpu", rank=0, world=1, keep=0,
-             description="evaluate", save_to=None):
+def evaluate(model, dataset, num_classes, protocol=PROTOCOLS["whole"], device="cpu", keep=0,
+             description="evaluate", save=None):
     """Score a dataset. Returns (ConfusionMatrix, the first `keep` (image, label, prediction)).
 
-    With several processes each takes every `world`-th image and the counts are added, so that every image
-    counts exactly once. The network is put into evaluation mode and left there. save_to: folder for the predictions
-    as PNGs in the ids of the dataset's own files.
+    With several processes each takes its share of the images and the counts are added, so every
+    image counts exactly once. The network is put into evaluation mode and left there.
+    save(index, prediction) is called for each image, if given.
     """
     model.eval()
-    matrix, kept = ConfusionMatrix(num_classes), []
-    indices = range(rank, len(dataset), world)
-    for index in tqdm(indices, desc=description, unit="image", leave=False, disable=rank > 0, delay=1):
+    matrix, kept, rank = ConfusionMatrix(num_classes), [], processes.rank()
+    indices = range(rank, len(dataset), processes.count())
+    for index in tqdm(indices, description, unit="image", leave=False, disable=rank > 0, delay=1):
         image, label = dataset[index]
         prediction = predict(model, image, protocol, device)
         matrix.update(prediction, label)
         if len(kept) < keep:
             kept.append((np.asarray(image), np.asarray(label), prediction))
-        if save_to is not None:
-            Image.fromarray(dataset.stored_ids[prediction]).save(Path(save_to, f"{dataset.sample_name(index)}.png"))
-    if world > 1:
+        if save:
+            save(index, prediction)
+    if processes.count() > 1:
         counts = torch.from_numpy(matrix.counts).to(device)
-        torch.distributed.all_reduce(counts)
-        matrix.counts = counts.cpu().numpy()
+        matrix.counts = processes.agree(counts).cpu().numpy()
     return matrix, kept

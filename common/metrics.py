@@ -6,29 +6,24 @@ IGNORE = 255  # label of pixels that are neither trained on nor scored
 
 
 class ConfusionMatrix:
-    """Pixel counts, row = true class, column = predicted class; int64, so no dataset can overflow it.
+    """Pixel counts, row = true class, column = predicted class; int64, so no dataset overflows it.
 
-    Counts are summed over all images first and divided once at the end. The mean of per-image IoUs would be
-    another number: it weighs a class's pixel in a small or rare image more than the same pixel elsewhere,
-    and is undefined for every image in which the class does not occur.
+    Counts are summed over all images first and divided once at the end. The mean of per-image IoUs
+    would be another number: it weighs a class's pixel in a small or rare image more than elsewhere.
 
-    What becomes of classes that do not occur is the one thing on which evaluation codes differ. On the complete
-    validation sets every class occurs and they agree; on subsets and in training logs they do not:
-
-    - neither labelled nor predicted: left out of the mean by Cityscapes' scripts, by mmsegmentation (UN-EPT,
-      LRFormer), and here (IoU NaN, `miou`); counted as 0 by semseg (PSANet) and ADE20K's own kit: `mean_iou(absent=0)`;
-    - predicted somewhere but never labelled: IoU 0, and counted, by all of them but COCO-Stuff's script, which leaves
-      out whatever is not labelled: `mean_iou(labelled_only=True)`.
+    Evaluation codes differ only in what becomes of classes that do not occur, so on subsets only:
+    - neither labelled nor predicted: left out of the mean by Cityscapes' scripts, mmsegmentation
+      and here (`miou`); counted as 0 by semseg and ADE20K's own kit (`mean_iou(absent=0)`);
+    - predicted but never labelled: IoU 0, and counted, by all but COCO-Stuff's script
+      (`mean_iou(labelled_only=True)`).
     """
 
     def __init__(self, num_classes):
         self.counts = np.zeros((num_classes, num_classes), dtype=np.int64)
 
     def update(self, prediction, label):
-        """Add one image or batch: two integer arrays or tensors of the same shape, label 255 = ignore.
-
-        Raises ValueError for shapes that differ and for values outside 0..num_classes-1.
-        """
+        """Add an image or batch: two integer arrays or tensors of one shape, label 255 = ignore.
+        Raises ValueError for shapes that differ and for values outside 0..num_classes-1."""
         prediction, label = np.asarray(prediction), np.asarray(label)
         if prediction.shape != label.shape:
             raise ValueError(f"prediction has shape {prediction.shape}, label {label.shape}")
@@ -38,7 +33,7 @@ class ConfusionMatrix:
         for name, values in (("prediction", prediction), ("label", label)):
             if values.size and (values.min() < 0 or values.max() >= n):
                 bad = values[(values < 0) | (values >= n)][0]
-                raise ValueError(f"{name} contains {bad}, valid are 0 to {n - 1} (and 255 in labels)")
+                raise ValueError(f"{name} contains {bad}, valid are 0 to {n - 1} (labels: and 255)")
         self.counts += np.bincount(n * label + prediction, minlength=n * n).reshape(n, n)
         return self
 
@@ -62,7 +57,7 @@ class ConfusionMatrix:
         return self.mean_iou()
 
     def mean_iou(self, absent=float("nan"), labelled_only=False):
-        """`miou` under another convention (see above): `absent` is the IoU of classes with an empty union."""
+        """`miou` under another convention: `absent` is the IoU of classes with an empty union."""
         iou = np.where(np.isnan(self.iou), absent, self.iou)
         if labelled_only:
             iou = iou[self.counts.sum(1) > 0]
@@ -79,11 +74,9 @@ class ConfusionMatrix:
         width = max(len(name) for name in classes)
         lines = [f"{'class'.ljust(width)}    IoU"]
         lines += [f"{name.ljust(width)}  {value:5.1%}" for name, value in zip(classes, self.iou)]
-        lines.append(f"{'mean'.ljust(width)}  {self.miou:5.1%}   pixel accuracy {self.pixel_accuracy:.1%}")
-        missing = int(np.isnan(self.iou).sum())
-        if missing:
-            lines.append(
-                f"left out: {missing} of {len(classes)} classes, which do not occur; counted as 0: "
-                f"{self.mean_iou(absent=0):.1%}"
-            )
+        accuracy = f"pixel accuracy {self.pixel_accuracy:.1%}"
+        lines.append(f"{'mean'.ljust(width)}  {self.miou:5.1%}   {accuracy}")
+        if missing := int(np.isnan(self.iou).sum()):
+            lines.append(f"left out: {missing} of {len(classes)} classes, which do not occur; "
+                         f"counted as 0: {self.mean_iou(absent=0):.1%}")
         return "\n".join(lines)

@@ -36,20 +36,40 @@ SPLITS = ("train", "val", "test", "trainaug")
 
 
 def load(name, root=None, split="train", seed=0):
-    """A dataset: len, dataset[i] -> (image uint8 [H, W, 3] RGB, label uint8 [H, W], 255 = ignore), and the
-    attributes classes, palette, sample_name(i); from files also stored_ids (see files.FilePairs).
+    """A dataset: len, dataset[i] -> (image uint8 [H, W, 3] RGB, label uint8 [H, W], 255 = ignore),
+    and the attributes classes, palette, sample_name(i); from files also stored_ids (see
+    files.FilePairs).
 
-    name: one of NAMES. root: its folder (not for `shapes` and its probes). split: "train", "val" or "test", for voc2012 also
-    "trainaug". seed: of the scenes that are made on the fly. Raises UserError, also for files without partner.
+    name: one of NAMES. root: its folder (not for `shapes` and its probes). split: "train", "val" or
+    "test", for voc2012 also "trainaug". seed: of the scenes that are made on the fly. Raises
+    UserError, also for files without partner.
     """
     if name not in NAMES:
         raise UserError(f"unknown dataset {name!r}; valid: {', '.join(NAMES)}")
     if split not in SAMPLES[name]:
-        raise UserError(f"unknown split {split!r}; valid: {', '.join(SAMPLES[name])} (what {name} has labels for)")
+        raise UserError(f"unknown split {split!r}; valid: {', '.join(SAMPLES[name])} (what {name} "
+                        "has labels for)")
     if name not in LOADERS:
         return shapes.Shapes(split, seed, task=name.partition("-")[2])
     dataset = LOADERS[name](root, split)
     if dataset.missing:
-        more = f" ({len(dataset.missing)} such; `python -m datasets.check {name} {root}` lists them)"
-        raise UserError(dataset.missing[0] + more * (len(dataset.missing) > 1))
+        count, command = len(dataset.missing), f"`python -m datasets.check {name} {root}`"
+        more = f" ({count} such; {command} lists them)" * (count > 1)
+        raise UserError(dataset.missing[0] + more)
     return dataset
+
+
+def load_pair(config, root, train_split, resumed=None):
+    """The training and the validation set of a run. Notes their classes in `config`; where a run is
+    resumed, raises UserError if they are not those of its own config."""
+    train_set, val_set = (load(config["dataset"], root, split) for split in (train_split, "val"))
+    if resumed and list(train_set.classes) != config["classes"]:
+        raise UserError(f"--data {root}: other classes than those of the run to resume, which are: "
+                        + ", ".join(config["classes"]))
+    if resumed and len(train_set) != config.get("train_images", len(train_set)):
+        raise UserError(f"--data {root}: {len(train_set)} training images, the run to resume has "
+                        f"{config['train_images']}; other data need another --out")
+    config.update(train_images=len(train_set), num_classes=len(train_set.classes),
+                  classes=list(train_set.classes),
+                  palette=[list(colour) for colour in train_set.palette])
+    return train_set, val_set

@@ -1,7 +1,7 @@
 """python -m datasets.check NAME PATH: look at every file of a dataset before training on it.
 
-Prints one line per problem (another number of images than published, files without partner, damaged files, sizes that
-differ, label values out of range) and exits with 1 if there is any.
+Prints one line per problem (another number of images than published, files without partner, damaged
+files, sizes that differ, label values out of range) and exits with 1 if there is any.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from .files import MissingSplit, existing_folder
 
 
 def problems(name, root):
-    """Yield every problem of the dataset `name` under `root` as one line; say what was looked at on the way."""
+    """Yield every problem of the dataset `name` under `root` as one line; say what was looked at on
+    the way."""
     seen = set()  # splits may share files: everything is looked at once, and said once
     for split, published in SAMPLES[name].items():
         try:
@@ -45,7 +46,8 @@ def problems(name, root):
 
 def main():
     parser = argparse.ArgumentParser(
-        prog="python -m datasets.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m datasets.check", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name", choices=LOADERS, help="the dataset")
     parser.add_argument("path", type=Path, help="its folder")

@@ -1,20 +1,24 @@
-"""COCO-Stuff, 171 classes: 164k (118,287 train and 5,000 val images) and 10k (9,000 train and 1,000 test images).
+"""COCO-Stuff, 171 classes: 164k (118,287 train and 5,000 val images) and 10k (9,000 train and 1,000
+test images).
 
 Caesar, Uijlings, Ferrari, CVPR 2018. Expected for 164k, as PATH or PATH/coco_stuff164k:
 
     images/train2017/000000000009.jpg               annotations/train2017/000000000009.png
     images/val2017/000000000139.jpg                 annotations/val2017/000000000139.png
 
-and for 10k (version 1.1), as PATH or PATH/coco_stuff10k, as published or after mmsegmentation's converter:
+and for 10k (version 1.1), as PATH or PATH/coco_stuff10k, as published or after mmsegmentation's
+converter:
 
     images/COCO_train2014_000000000077.jpg          annotations/COCO_train2014_000000000077.mat
     imageLists/train.txt test.txt
-    images/train2014/*.jpg images/test2014/*.jpg    annotations/train2014/*_labelTrainIds.png and test2014/
+    images/train2014/*.jpg                          annotations/train2014/*_labelTrainIds.png
+    images/test2014/*.jpg                           annotations/test2014/*_labelTrainIds.png
 
-Ids: 91 things and 91 stuff classes, of which 11 things occur nowhere; without them 171 are left. The images of 164k
-store id - 1 and 255 for unlabelled, the files of 10k the id and 0 for unlabelled. The mistake most often made is to
-subtract one from both or from neither; the next, 182 classes of which 11 are dead. *_labelTrainIds.png beside the
-files of 164k are renumbered copies, which are read (unchanged) only where the originals are gone.
+Ids: 91 things and 91 stuff classes, of which 11 things occur nowhere; without them 171 are left.
+The images of 164k store id - 1 and 255 for unlabelled, the files of 10k the id and 0 for
+unlabelled. The mistake most often made is to subtract one from both or from neither; the next, 182
+classes of which 11 are dead. *_labelTrainIds.png beside the files of 164k are renumbered copies,
+which are read (unchanged) only where the originals are gone.
 """
 
 import functools
@@ -45,8 +49,8 @@ def load_164k(root, split):
 
 
 def load_10k(root, split):
-    """The dataset of `split` ("train", "val" or "test") under `root`; val and test are the same: the published test
-    images, since there is no val. Raises UserError."""
+    """The dataset of `split` ("train", "val" or "test") under `root`; val and test are the same:
+    the published test images, since there is no val. Raises UserError."""
     root = find_folder(root, ("coco_stuff10k",), "annotations")
     split = "train" if split == "train" else "test"
     images, labels = root / "images", root / "annotations"

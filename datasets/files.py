@@ -1,4 +1,5 @@
-"""Reading images, labels and lists from files, and saying which file is to blame when one is wrong."""
+"""Reading images, labels and lists from files, and saying which file is to blame when one is
+wrong."""
 
 import json
 import os
@@ -32,42 +33,50 @@ def _open(path):
     except (UnidentifiedImageError, Image.DecompressionBombError):
         raise UserError(f"{path} is not an image that can be read") from None
     except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
-        raise UserError(f"cannot read image {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(
+            f"cannot read image {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def read_image(path):
-    """RGB uint8 [H, W, 3]. Grey, palette, CMYK and transparent files are converted; 16-bit ones are refused.
+    """RGB uint8 [H, W, 3]. Grey, palette, CMYK and transparent files are converted; 16-bit ones are
+    refused.
 
     A camera's orientation mark is not applied: the label belongs to the pixels as they are stored.
     """
     image = _open(path)
     if image.mode.startswith("I") or image.mode == "F":
-        raise UserError(f"{path} has mode {image.mode} (more than 8 bits); save it with 8 bits per channel")
+        raise UserError(
+            f"{path} has mode {image.mode} (more than 8 bits); save it with 8 bits per channel")
     image.info.pop("transparency", None)  # with it, a palette image would convert with a warning
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # a copy: torch wants writable arrays
+    # a copy: torch wants writable arrays
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_label(path):
-    """The stored class ids, uint8 [H, W]. Never converts: a palette file's indices *are* the ids, and turning
-    them into grey would replace them by brightnesses."""
+    """The stored class ids, uint8 [H, W]. Never converts: a palette file's indices *are* the ids,
+    and turning them into grey would replace them by brightnesses."""
     image = _open(path)
     if image.mode not in ("L", "P", "1"):
-        raise UserError(f"label {path} has mode {image.mode}, wanted one 8-bit channel with class ids (L or P)")
+        raise UserError(
+            f"label {path} has mode {image.mode}, wanted one 8-bit channel with class ids (L or P)")
     return np.asarray(image).astype(np.uint8)
 
 
 class FilePairs:
     """Images and labels as pairs of files: what every dataset on disk comes down to.
 
-    pairs: list of (image path, label path). Those of which a file is missing are left out of `self.pairs`;
-        `self.missing` has a line about each. source: the list that named them, if one did.
+    pairs: list of (image path, label path). Those of which a file is missing are left out of
+        `self.pairs`; `self.missing` has a line about each. source: the list that named them, if one
+        did.
     classes: names of the K classes. palette: K RGB triples.
-    stored_ids: uint8 [K], what class k is called in the label files, for predictions in the dataset's own ids;
-        default 0 to K - 1. ignored: further ids that become 255, as 255 itself always does.
+    stored_ids: uint8 [K], what class k is called in the label files, for predictions in the
+        dataset's own ids; default 0 to K - 1. ignored: further ids that become 255, as 255 itself
+        always does.
     read_label: function from a label's path to its stored ids, uint8 [H, W].
     """
 
-    def __init__(self, pairs, classes, palette, stored_ids=None, ignored=(), read_label=read_label, source=None):
+    def __init__(self, pairs, classes, palette, stored_ids=None, ignored=(), read_label=read_label,
+                 source=None):
         self.classes, self.palette = tuple(classes), [tuple(colour) for colour in palette]
         self.read_label = read_label
         self.stored_ids = np.arange(len(classes)) if stored_ids is None else np.asarray(stored_ids)
@@ -76,14 +85,16 @@ class FilePairs:
         self.table[[*ignored, 255]] = 255
         self.table[self.stored_ids] = np.arange(len(classes))
         self.pairs, self.missing = [], []
-        folders = {}  # one look into each folder, not two questions per pair: data often lie on network disks
+        # one look into each folder, not two questions per pair: data often lie on network disks
+        folders = {}
         for image, label in pairs:
             there = []
             for path in (image, label):
                 folder, name = os.path.split(path)
                 if folder not in folders:
                     folders[folder] = set(list_folder(folder))
-                # Not every file system spells a name with accents as the list does, hence the question.
+                # Not every file system spells a name with accents as the list does, hence the
+                # question.
                 there.append(name in folders[folder] or os.path.lexists(path))
             if all(there):
                 self.pairs.append((image, label))
@@ -92,22 +103,26 @@ class FilePairs:
             elif there[1]:
                 self.missing.append(f"{label} has no image of that name in {image.parent}")
             else:
-                self.missing.append(f"{source or 'the list'} names {image.stem}: found neither {image} nor {label}")
+                self.missing.append(
+                    f"{source or 'the list'} names {image.stem}: found neither {image} nor {label}")
 
     def __len__(self):
         return len(self.pairs)
 
     def __getitem__(self, index):
-        """(image uint8 [H, W, 3], label uint8 [H, W]). Raises UserError that names the file at fault."""
+        """(image uint8 [H, W, 3], label uint8 [H, W]). Raises UserError that names the file at
+        fault."""
         image_path, label_path = self.pairs[index]
         image, stored = read_image(image_path), self.read_label(label_path)
         if image.shape[:2] != stored.shape:
             sizes = f"{image.shape[1]}x{image.shape[0]} and {stored.shape[1]}x{stored.shape[0]}"
             raise UserError(f"{image_path} and {label_path} differ in size ({sizes})")
         label = np.take(self.table, stored)
-        if (label + np.uint8(1)).max() > len(self.classes):  # in 8 bits 255 + 1 is 0, so only wrong ids are above
+        # in 8 bits 255 + 1 is 0, so only wrong ids are above
+        if (label + np.uint8(1)).max() > len(self.classes):
             value = stored[(label >= len(self.classes)) & (label != 255)][0]
-            raise UserError(f"{label_path} contains the value {value}; valid are {self._valid()} and 255 = ignore")
+            raise UserError(f"{label_path} contains the value {value}; valid are {self._valid()} "
+                            "and 255 = ignore")
         return image, label
 
     def _valid(self):
@@ -134,17 +149,20 @@ def existing_folder(path, flag="--data"):
 
 
 def find_folder(root, names, *markers):
-    """`root` itself or the folder of one of these names in it: the first one that holds one of the markers."""
+    """`root` itself or the folder of one of these names in it: the first one that holds one of the
+    markers."""
     root = existing_folder(root)
     for marker in markers:
         for folder in (root, *(root / name for name in names)):
             if os.path.exists(folder / marker):
                 return folder
-    raise UserError(f"--data {root}: {' or '.join(markers)} is missing; looked there and in {', '.join(names)}")
+    raise UserError(
+        f"--data {root}: {' or '.join(markers)} is missing; looked there and in {', '.join(names)}")
 
 
 def list_folder(path):
-    """Names of the files in a folder; those of the system (.DS_Store, ._a.jpg) are left out. Raises UserError."""
+    """Names of the files in a folder; those of the system (.DS_Store, ._a.jpg) are left out. Raises
+    UserError."""
     try:
         return [name for name in os.listdir(path) if not name.startswith(".")]
     except OSError as error:
@@ -152,8 +170,9 @@ def list_folder(path):
 
 
 def pair_up(images, labels, image_endings, label_ending):
-    """Pairs of the files in two folders whose names agree but for the endings, sorted by name, as FilePairs wants
-    them: a file without partner is paired with the name that its partner should have."""
+    """Pairs of the files in two folders whose names agree but for the endings, sorted by name, as
+    FilePairs wants them: a file without partner is paired with the name that its partner should
+    have."""
     found = []
     for folder, endings in ((images, image_endings), (labels, (label_ending,))):
         files = {}
@@ -162,20 +181,23 @@ def pair_up(images, labels, image_endings, label_ending):
                 if name.lower().endswith(ending.lower()):
                     stem = name[: -len(ending)]
                     if stem in files:
-                        raise UserError(f"{folder} holds both {files[stem]} and {name}: one name, one file")
+                        raise UserError(
+                            f"{folder} holds both {files[stem]} and {name}: one name, one file")
                     files[stem] = name
         if not files:
             raise UserError(f"{folder} holds no files that end in {', '.join(endings)}")
         found.append(files)
     images_of, labels_of = found
     return [
-        (images / images_of.get(stem, stem + image_endings[0]), labels / labels_of.get(stem, stem + label_ending))
+        (images / images_of.get(stem, stem + image_endings[0]),
+         labels / labels_of.get(stem, stem + label_ending))
         for stem in sorted(images_of.keys() | labels_of.keys())
     ]
 
 
 def read_list(path):
-    """The lines of a list file without blank ones; a byte order mark and Windows line ends do not matter."""
+    """The lines of a list file without blank ones; a byte order mark and Windows line ends do not
+    matter."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -189,8 +211,8 @@ def read_list(path):
 
 
 def read_pairs(path, root):
-    """A list with lines "image label" as pairs of paths in `root`. Only the last two parts of a path count: lists
-    start theirs with "/" or with folders of their authors."""
+    """A list with lines "image label" as pairs of paths in `root`. Only the last two parts of a
+    path count: lists start theirs with "/" or with folders of their authors."""
     pairs = []
     for line in read_list(path):
         words = line.split()
@@ -204,5 +226,7 @@ def read_pairs(path, root):
 
 
 def class_table(name):
-    """The content of datasets/classes/NAME.json: names, palette and, for some, ids = what they are called on disk."""
-    return json.loads((Path(__file__).parent / "classes" / f"{name}.json").read_text(encoding="utf-8"))
+    """The content of datasets/classes/NAME.json: names, palette and, for some, ids = what they are
+    called on disk."""
+    return json.loads(
+        (Path(__file__).parent / "classes" / f"{name}.json").read_text(encoding="utf-8"))

@@ -4,21 +4,24 @@
     data/labels/a.png           data/labels/train/a.png   data/labels/val/b.png
     data/classes.txt            one class name per line, in the order of the ids 0, 1, 2, ...
 
-A label is an 8-bit, one-channel PNG that holds class ids; 255 is ignored. Without train/ and val/ folders
-every tenth image, in the order of the names, is kept for val. `python -m datasets.check folder data` looks
-for files without partner, sizes that differ, values out of range and damaged files. The mistake most often made
-is to save labels as colours.
+A label is an 8-bit, one-channel PNG that holds class ids; 255 is ignored. Without train/ and val/
+folders every tenth image, in the order of the names, is kept for val. `python -m datasets.check
+folder data` looks for files without partner, sizes that differ, values out of range and damaged
+files. The mistake most often made is to save labels as colours.
 """
 
 import colorsys
 
 from common.errors import UserError
 
-from .files import IMAGE_SUFFIXES, FilePairs, MissingSplit, existing_folder, list_folder, pair_up, read_list
+from .files import (
+    IMAGE_SUFFIXES, FilePairs, MissingSplit, existing_folder, list_folder, pair_up, read_list,
+)
 
 
 def palette(count):
-    """`count` colours that are easy to tell apart: golden-ratio steps round the hues, three lightnesses."""
+    """`count` colours that are easy to tell apart: golden-ratio steps round the hues, three
+    lightnesses."""
     colours = []
     for number in range(count):
         rgb = colorsys.hls_to_rgb(number * 0.618034 % 1, (0.5, 0.7, 0.35)[number % 3], 0.75)
@@ -30,7 +33,8 @@ def read_classes(root):
     """The names in classes.txt. Raises UserError if there is none or it is empty."""
     path = root / "classes.txt"
     if not path.is_file():
-        raise UserError(f"{path} is missing: write one class name per line, in the order of the ids 0, 1, 2, ...")
+        raise UserError(f"{path} is missing: write one class name per line, in the order of the "
+                        "ids 0, 1, 2, ...")
     names = read_list(path)
     if not 1 <= len(names) <= 255:
         raise UserError(f"{path} names {len(names)} classes; 1 to 255 are possible")
@@ -52,10 +56,13 @@ def load(root, split):
     if splits:
         pairs = pair_up(images / split, labels / split, IMAGE_SUFFIXES, ".png")
     elif split == "test":
-        raise MissingSplit(f"{images} is not divided into train/, val/ and test/, so there is no test split")
+        raise MissingSplit(
+            f"{images} is not divided into train/, val/ and test/, so there is no test split")
     else:
         pairs = pair_up(images, labels, IMAGE_SUFFIXES, ".png")
-        pairs = [pair for number, pair in enumerate(pairs) if (number % 10 == 9) == (split == "val")]
+        pairs = [pair for number, pair in enumerate(pairs)
+                 if (number % 10 == 9) == (split == "val")]
         if not pairs:
-            raise UserError(f"{images} has fewer than ten images, too few to keep every tenth for {split}")
+            raise UserError(
+                f"{images} has fewer than ten images, too few to keep every tenth for {split}")
     return FilePairs(pairs, classes, palette(len(classes)))

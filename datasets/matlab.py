@@ -1,8 +1,9 @@
 """Reading MATLAB level-5 files (.mat), as much of them as label files need.
 
-Source: MathWorks, "MAT-File Format". After a header of 128 bytes come data elements: a tag of two 32-bit words
-(type, byte count), the payload, and padding up to a multiple of 8. An array is an element that holds elements:
-flags, dimensions, name, then numbers (column by column) or, for a struct, the names of its fields and an array each.
+Source: MathWorks, "MAT-File Format". After a header of 128 bytes come data elements: a tag of two
+32-bit words (type, byte count), the payload, and padding up to a multiple of 8. An array is an
+element that holds elements: flags, dimensions, name, then numbers (column by column) or, for a
+struct, the names of its fields and an array each.
 """
 
 import itertools
@@ -14,7 +15,8 @@ import numpy as np
 
 from common.errors import UserError
 
-NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8",
+           13: "u8"}
 ARRAY, COMPRESSED = 14, 15  # types of elements that hold elements
 STRUCT = 2  # a class of arrays; 6 to 15 are numbers
 LIMIT = 1 << 26  # bytes of a file, packed or unpacked: a damaged one must not fill the memory
@@ -31,7 +33,8 @@ def read_ids(path, variable, field=None, highest=255):
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     if bytes(data[:10]) == b"MATLAB 7.3" or bytes(data[:4]) == b"\x89HDF":
-        raise UserError(f"{path} is a MATLAB 7.3 file; load it in MATLAB and save it again with -v7")
+        raise UserError(
+            f"{path} is a MATLAB 7.3 file; load it in MATLAB and save it again with -v7")
     order = {b"IM": "<", b"MI": ">"}.get(bytes(data[126:128]))
     if order is None or len(data) > LIMIT:
         raise UserError(f"{path} is not a MATLAB 5 file with labels")
@@ -62,7 +65,8 @@ def _find(data, order, variable, field):
         shape = np.frombuffer(dimensions, f"{order}i4").tolist()
         if flags not in range(6, 16):
             raise ValueError(f"{field or variable} does not hold numbers")
-        stored, payload = next(contents, (None, b""))  # often a narrower type than the array's class
+        # often a narrower type than the array's class
+        stored, payload = next(contents, (None, b""))
         numbers = np.frombuffer(payload, f"{order}{NUMBERS[stored]}")
         if min(shape) < 0 or math.prod(shape) != numbers.size:
             raise ValueError(f"{numbers.size} numbers for the shape {shape}")

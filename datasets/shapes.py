@@ -1,17 +1,18 @@
 """Scenes made on the fly in which context is needed, provably: the default dataset, no download.
 
-A scene holds one *key* near a corner (a ringed badge in one of three colours), several *objects* (discs,
-blocks and triangles of very different sizes, in colours that mean nothing) and some thin *wires*. The class of
-an object is its shape together with the colour of the key: the same disc is an "amber disc" in one scene
-and a "violet disc" in the next. No pixel of an object is closer to the key than half the shorter side of the
-image, measured along rows or columns, whichever is larger. So a network whose receptive field is smaller
-than that cannot know the class, however long it trains: see `local_bound`.
+A scene holds one *key* near a corner (a ringed badge in one of three colours), several *objects*
+(discs, blocks and triangles of very different sizes, in colours that mean nothing) and some thin
+*wires*. The class of an object is its shape together with the colour of the key: the same disc is
+an "amber disc" in one scene and a "violet disc" in the next. No pixel of an object is closer to the
+key than half the shorter side of the image, measured along rows or columns, whichever is larger. So
+a network whose receptive field is smaller than that cannot know the class, however long it trains:
+see `local_bound`.
 
-A scene is a pure function of (seed, split, index): nothing is stored, any number of workers in any order
-make the same scenes.
+A scene is a pure function of (seed, split, index): nothing is stored, any number of workers in any
+order make the same scenes.
 
-The datasets shapes-direction, shapes-nearest, shapes-count and shapes-thin are probes: each asks for one ability, see
-`make_probe`.
+The datasets shapes-direction, shapes-nearest, shapes-count and shapes-thin are probes: each asks
+for one ability, see `make_probe`.
 """
 
 import math
@@ -23,7 +24,8 @@ KEY_COLOURS = np.array([(250, 175, 25), (30, 120, 230), (190, 60, 190)], dtype=n
 KINDS = ("disc", "block", "triangle")
 TINTS = np.array([(225, 120, 105), (120, 190, 130), (215, 200, 150)])  # of the kinds, before jitter
 CLASSES = ("background", "wire", "key") + tuple(f"{key} {kind}" for kind in KINDS for key in KEYS)
-# One hue per key, one lightness per kind; the hues stay apart for colour-blind readers (after Okabe and Ito).
+# One hue per key, one lightness per kind; the hues stay apart for colour-blind readers (after Okabe
+# and Ito).
 PALETTE = [(38, 40, 46), (235, 235, 225), (0, 158, 115)] + [
     (255, 200, 70), (86, 160, 235), (230, 140, 215),
     (205, 130, 0), (25, 95, 185), (170, 60, 150),
@@ -41,7 +43,8 @@ PROBE_PALETTES["thin"] = [PALETTE[0], PALETTE[2], PALETTE[3], PALETTE[1]]
 
 
 def make_scene(seed, split, index, height=128, width=128):
-    """One scene as (image uint8 [height, width, 3], label uint8 [height, width]), height and width >= 32.
+    """One scene as (image uint8 [height, width, 3], label uint8 [height, width]), height and width
+    >= 32.
 
     Source of randomness: a generator seeded by (seed, split, index), and nothing else.
     """
@@ -50,7 +53,8 @@ def make_scene(seed, split, index, height=128, width=128):
     reach = side / 2  # no object pixel is nearer to the key than this, in Chebyshev distance
     y, x = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
 
-    # Things are painted as numbers on one canvas, later ones in front; colour and class come at the end.
+    # Things are painted as numbers on one canvas, later ones in front; colour and class come at the
+    # end.
     canvas = np.zeros((height, width), dtype=np.uint8)
     colours = [rng.uniform(60, 105) + rng.uniform(-18, 18, 3)]
     classes = [CLASSES.index("background")]
@@ -95,7 +99,8 @@ def make_scene(seed, split, index, height=128, width=128):
 
 
 def paint(canvas, number, kind, size, angle, centre_y, centre_x):
-    """Write `number` into the pixels of an object. kind: index into KINDS, size and centre in pixels."""
+    """Write `number` into the pixels of an object. kind: index into KINDS, size and centre in
+    pixels."""
     extent = 1.3 * size
     top, left = max(int(centre_y - extent), 0), max(int(centre_x - extent), 0)
     part = canvas[top : int(centre_y + extent) + 2, left : int(centre_x + extent) + 2]
@@ -113,7 +118,8 @@ def paint(canvas, number, kind, size, angle, centre_y, centre_x):
 
 
 def lit(canvas, colours, rng):
-    """The image uint8 [H, W, 3] of a canvas [H, W] of things in colours: with a slope of light and grain."""
+    """The image uint8 [H, W, 3] of a canvas [H, W] of things in colours: with a slope of light and
+    grain."""
     height, width = canvas.shape
     y, x = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
     light = y * rng.uniform(-30, 30) / height + x * rng.uniform(-30, 30) / width
@@ -126,14 +132,16 @@ def lit(canvas, colours, rng):
 def make_probe(task, seed, split, index, height=128, width=128):
     """One scene that asks for one ability, as (image, label) like `make_scene`'s.
 
-    In direction, nearest and count, round cues stand one above the other close to the left or right edge, and the class
-    of the objects on the far side, which is at least half the shorter side away, is
+    In direction, nearest and count, round cues stand one above the other close to the left or right
+    edge, and the class of the objects on the far side, which is at least half the shorter side
+    away, is
         direction  the colour of the next cue above the object: there may be a closer one below it
         nearest    the colour of the cue that is closest to the object
         count      the number of cues, whose colours mean nothing
-    The objects' own shapes and colours mean nothing. Mirror images are scenes by the same rule. A network that does not
-    see the cues can get a third of the objects' pixels right. One that knows which colours there are, but not where,
-    gets half in the first two, which have two cues of different colours. In
+    The objects' own shapes and colours mean nothing. Mirror images are scenes by the same rule. A
+    network that does not see the cues can get a third of the objects' pixels right. One that knows
+    which colours there are, but not where, gets half in the first two, which have two cues of
+    different colours. In
         thin       wires of 1.5 to 3.5 pixels (of 128), dark or light, run over large blobs
     no context is needed, only detail.
     """
@@ -155,12 +163,15 @@ def make_probe(task, seed, split, index, height=128, width=128):
     if task == "thin":
         y, x = np.arange(height)[:, None], np.arange(width)
         for _ in range(rng.integers(2, 5)):
-            blob("blob", side * rng.uniform(0.12, 0.25), rng.uniform(0, height), rng.uniform(0, width))
+            blob("blob", side * rng.uniform(0.12, 0.25), rng.uniform(0, height),
+                 rng.uniform(0, width))
         for _ in range(rng.integers(4, 8)):
             angle, offset = rng.uniform(0, np.pi), rng.uniform(-0.45, 0.45) * side
-            across = (y - height / 2) * math.cos(angle) - ((x - width / 2) * math.sin(angle) + offset)
+            across = (y - height / 2) * math.cos(angle) - (
+                (x - width / 2) * math.sin(angle) + offset)
             kind, low = (("dark wire", 5), ("light wire", 220))[rng.integers(2)]
-            canvas[np.abs(across) < side / 128 * rng.uniform(0.75, 1.75)] = add([low + rng.uniform(0, 30)] * 3, kind)
+            canvas[np.abs(across) < side / 128 * rng.uniform(0.75, 1.75)] = add(
+                [low + rng.uniform(0, 30)] * 3, kind)
         return lit(canvas, colours, rng), np.take(np.array(classes, dtype=np.uint8), canvas)
 
     radius, gap = side / 16, side / 5
@@ -172,7 +183,8 @@ def make_probe(task, seed, split, index, height=128, width=128):
     right = bool(rng.integers(2))
     for cue, row in zip(cues, rows):
         for fraction, colour in ((1.0, (245, 245, 240)), (0.72, KEY_COLOURS[cue])):
-            paint(canvas, add(colour, "cue"), 0, fraction * radius, 0, row, width - 1 - inward if right else inward)
+            paint(canvas, add(colour, "cue"), 0, fraction * radius, 0, row,
+                  width - 1 - inward if right else inward)
 
     for _ in range(rng.integers(6, 11)):
         size = side * 0.06 * (0.12 / 0.06) ** rng.uniform()
@@ -181,7 +193,8 @@ def make_probe(task, seed, split, index, height=128, width=128):
         below = centre_y[:, None] - rows  # [20, cues], from cues down to the object
         distance = np.sort(np.abs(below))
         clear = np.full(20, True)
-        if task == "direction":  # places whose class is beyond doubt: below a cue, and not at the height of one
+        # places whose class is beyond doubt: below a cue, and not at the height of one
+        if task == "direction":
             clear = (below.max(1) > 0) & (distance[:, 0] > side / 16)
         elif task == "nearest":  # and here: no two cues at almost the same distance
             clear = distance[:, 1] - distance[:, 0] > side / 10
@@ -201,16 +214,18 @@ def make_probe(task, seed, split, index, height=128, width=128):
 def local_bound(classes=CLASSES):
     """The best expected mIoU of a predictor that sees no key: a bound for every local network.
 
-    It can do no better than to recognise background, wires, keys and the kinds of objects perfectly and to
-    guess the key, K equally likely colours. Guessing colour k for a share f_k of the pixels of a kind gives
-    IoU f/K / (f + 1/K - f/K), a concave function of f, so its mean is largest at f = 1/K: IoU 1 / (2K - 1).
+    It can do no better than to recognise background, wires, keys and the kinds of objects perfectly
+    and to guess the key, K equally likely colours. Guessing colour k for a share f_k of the pixels
+    of a kind gives IoU f/K / (f + 1/K - f/K), a concave function of f, so its mean is largest at f
+    = 1/K: IoU 1 / (2K - 1).
     """
     decided = len(classes) - len(KEYS) * len(KINDS)
     return (decided + len(KEYS) * len(KINDS) / (2 * len(KEYS) - 1)) / len(classes)
 
 
 class Shapes:
-    """The dataset: len, [i] -> (image, label), classes, palette, sample_name(i). task: one of PROBES, "" for none."""
+    """The dataset: len, [i] -> (image, label), classes, palette, sample_name(i). task: one of
+    PROBES, "" for none."""
 
     classes = CLASSES
     palette = PALETTE

@@ -1,7 +1,8 @@
-"""Time and memory of small pieces of code, measured so that ratios can be trusted.
+"""Library: time, memory and multiply-adds, measured so that ratios can be trusted; tables of them.
 
-Machines drift: so the candidates take turns (A B C, A B C, ...), the median over the rounds is quoted, and ratios
-are between medians of the same run. Memory is the growth of a fresh process's high-water mark.
+Machines drift: so the candidates take turns (A B C, A B C, ...), the median over the rounds is
+quoted, and ratios are between medians of the same run. Memory is the growth of a fresh process's
+high-water mark.
 """
 
 import csv
@@ -9,9 +10,46 @@ import multiprocessing
 import re
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class FullAttention(nn.Module):
+    """Self-attention of all pixels, PyTorch's fused kernel. [B, C, H, W], same shape or `outputs`.
+
+    keys: channels of queries and keys, default C. outputs: of the last projection, None for none.
+    """
+
+    def __init__(self, channels, heads=1, keys=None, outputs=None):
+        super().__init__()
+        self.heads = heads
+        self.query, self.key = (nn.Linear(channels, keys or channels) for _ in range(2))
+        self.value = nn.Linear(channels, channels)
+        self.output = nn.Linear(channels, outputs) if outputs else nn.Identity()
+
+    def forward(self, x):
+        tokens = x.flatten(2).mT  # [B, HW, C]
+        q, k, v = (layer(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)
+                   for layer in (self.query, self.key, self.value))  # [B, heads, HW, ...]
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [B, HW, C]
+        return self.output(mixed).mT.unflatten(2, x.shape[2:])
+
+
+def multiply_adds(function):
+    """(total, {module: number}) of the convolutions and matrix products in one call of a function:
+    half of the operations that PyTorch counts."""
+    # The counter does not know every fused attention; step by step they are matrix products.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        function()
+    parts = {name: sum(kinds.values()) // 2 for name, kinds in counter.get_flop_counts().items()}
+    return counter.get_total_flops() // 2, parts
 
 
 def times(candidates, rounds=5):
@@ -32,35 +70,28 @@ def times(candidates, rounds=5):
 def _high_water():
     """The largest memory this process has held so far, in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # Linux: the mark can be lowered (see _peak), which getrusage does not notice
+    if status.exists():  # Linux: the mark can be lowered (see _peak), which getrusage ignores
         return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) * 1024
     import resource  # not on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes
 
 
-def _peak(make, arguments, queue):
+def _peak(make, arguments):
     torch.set_num_threads(1)
     function = make(*arguments)
     if Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")  # lower the mark to what is held now
     before = _high_water()
     function()
-    queue.put(_high_water() - before)
+    return _high_water() - before
 
 
 def peak_memory(make, *arguments):
-    """Extra peak memory in MiB of calling the function that `make(*arguments)` returns, in a fresh process.
-
-    make: a function at the top level of a module (it is imported anew); what it allocates itself is not counted.
-    """
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_peak, args=(make, arguments, queue))
-    process.start()
-    peak = queue.get()
-    process.join()
-    return peak / 2**20
+    """Extra peak memory in MiB of calling the function that `make(*arguments)` returns, in a fresh
+    process. make: at the top level of a module; what it allocates itself is not counted."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak, make, arguments).result() / 2**20
 
 
 def write_csv(path, rows):
@@ -69,3 +100,23 @@ def write_csv(path, rows):
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_csv(path):
+    """The rows that `write_csv` wrote, as dicts of text; none where there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return list(csv.DictReader(lines))
+
+
+def markdown(headings, rows):
+    """The lines of a Markdown table. rows: lists of as many entries as there are headings."""
+    def line(entries):
+        return "|" + "".join(f" {entry} |" if entry != "" else " |" for entry in entries)
+
+    return [line(headings), "|---" * len(headings) + "|", *map(line, rows)]
+
+
+def spread(scores, digits=1):
+    """The mean, the lowest and the highest score: "**85.1%** (84.0% to 86.2%)"."""
+    mean, low, high = (f"{f(scores):.{digits}%}" for f in (np.mean, min, max))
+    return f"**{mean}** ({low} to {high})"

@@ -1,9 +1,11 @@
-"""python -m tests.commands [PAGE ...]: run every command of README.md, docs/ and the papers' notes, with tiny budgets.
+"""python -m tests.commands [PAGE ...]: run every command of README.md, docs/ and the papers' notes,
+with tiny budgets.
 
-Meant for a copy of the repository (tests/test_commands.py makes one): it writes runs/, docs/ and what the commands
-write. Commands run in the order of their page, one after another, in this process, because importing torch takes longer
-than most of them. Each is taken as it stands but for
-    one training step of two images; few scenes and few, small files in place of datasets, weights and photos
+Meant for a copy of the repository (tests/test_commands.py makes one): it writes runs/, docs/ and
+what the commands write. Commands run in the order of their page, one after another, in this
+process, because importing torch takes longer than most of them. Each is taken as it stands but for
+    one training step of two images; few scenes and few, small files in place of datasets,
+        weights and photos
     small sizes in place of the benchmarks' own, everything measured once
 Not run are those of ELSEWHERE, and pytest only collects its tests.
 """
@@ -23,40 +25,46 @@ import torch
 from PIL import Image
 
 import datasets
-from common.training import Recipe
+from common.recipe import Recipe
 from datasets import shapes
 from tests import layouts
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("papers/*/paper.md"))]
-PAGES += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md") if path.name != "adding_a_paper.md")
+PAGES = ["README.md",
+         *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("papers/*/paper.md"))]
+PAGES += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")
+                if path.name != "adding_a_paper.md")
 ELSEWHERE = {
-    "make test": "runs this", "make mutants": "takes twenty minutes", "make torture": "takes minutes",
+    "make test": "runs this", "make mutants": "takes twenty minutes", "make crash": "takes minutes",
     "python -m venv": "makes an environment",
 }
 # Sizes of benchmarks: module, what is replaced.
 SMALL = {
-    "shapes_table": {"SEEDS": (0,)},
-    "probes": {"SEEDS": (0,), "STEPS": {"global": None, "nearest": 1, "thin": 1}, "LONG": 1},
-    "results": {"SEEDS": (0,), "STEPS": 1, "SHOWN": (0,)},
-    "camvid": {"SHOWN": (0,)},
-    "cost": {"SIDES": (8, 16), "NETWORKS": (("pysa", "tiny", 64), ("psanet", "tiny", 65))},
-    "pysa": {"SIDES": (8, 16)},
-    "pan": {"CROPS": (128, 192), "SIDES": (4, 8)},
-    "psanet": {"CASES": [(30, 1)], "CHANNELS": 8},
-    "lrformer": {"SIZES": (64, 128)},
-    "unept": {"SIDES": (4,), "POINTS": (2,)},
-    "loader": {"multiscale": lambda: int},
+    "studies.shapes_table": {"SEEDS": (0,)},
+    "studies.probes": {
+        "SEEDS": (0,), "STEPS": {"global": None, "nearest": 1, "thin": 1}, "LONG": 1,
+    },
+    "studies.results": {"SEEDS": (0,), "STEPS": 1, "SHOWN": (0,)},
+    "studies.cost": {
+        "SIDES": (8, 16), "NETWORKS": (("pysa", "tiny", 64), ("psanet", "tiny", 65)),
+    },
+    "papers.pysa.evidence.camvid": {"SHOWN": (0,)},
+    "papers.pysa.evidence.cost": {"SIDES": (8, 16)},
+    "papers.pan.evidence.cost": {"CROPS": (128, 192), "SIDES": (4, 8)},
+    "papers.psanet.evidence.cost": {"CASES": [(30, 1)], "CHANNELS": 8},
+    "papers.lrformer.evidence.cost": {"SIZES": (64, 128)},
+    "papers.unept.evidence.cost": {"SIDES": (4,), "POINTS": (2,)},
 }
 EXTRA = {
     "train.py": ["--steps", "1", "--batch-size", "2", "--device", "cpu", "--workers", "0"],
     "eval.py": ["--device", "cpu"],
-    "studies.loader": ["--images", "2", "--crop-size", "64"],
+    "datasets.speed": ["--images", "2", "--crop-size", "64"],
     "studies.receptive_field": ["--images", "2"],
     "pytest": ["--collect-only", "-q"],
 }
 DATA = {
-    "ade20k": layouts.ade20k, "camvid": layouts.camvid, "voc2012": layouts.voc_augmented, "cityscapes": layouts.cityscapes,
+    "ade20k": layouts.ade20k, "camvid": layouts.camvid, "voc2012": layouts.voc_augmented,
+    "cityscapes": layouts.cityscapes,
     "pascal_context60": lambda root: layouts.context_published(root / "VOC2010", root / "trainval"),
     "folder": layouts.folder,
 }
@@ -65,7 +73,8 @@ DATA = {
 def commands(text):
     """The commands of a page: lines of its blocks, then those inside sentences."""
     blocks = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-    found = [line.partition(" #")[0].strip() for block in blocks.findall(text) for line in block.splitlines()]
+    found = [line.partition(" #")[0].strip() for block in blocks.findall(text)
+             for line in block.splitlines()]
     found += re.findall(r"`([^`\n]+)`", blocks.sub("", text))
     return [line for line in found if re.match(r"(\S*python|make|pytest|torchrun) \S", line)]
 
@@ -77,7 +86,8 @@ def of_make(line):
     found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", text, re.MULTILINE)
     if not found:
         raise ValueError(f"the Makefile has no target {target}")
-    variables = dict(re.findall(r"^(\w+) \?=[ ]*(.*)$", text, re.MULTILINE)) | dict(pair.split("=") for pair in given)
+    variables = dict(re.findall(r"^(\w+) \?=[ ]*(.*)$", text,
+                                re.MULTILINE)) | dict(pair.split("=") for pair in given)
     variables["RUN"] = "python"
     steps = re.sub(r"\$\((\w+)\)", lambda name: variables[name[1]], found[1].strip())
     choose = re.compile(r"\$\(if (.*?),(.*?),(.*?)\)")
@@ -101,17 +111,23 @@ def weights(paper, preset, options):
 
 
 def official(paper, classes):
-    """A checkpoint of the official code with random weights: the names and shapes of a recorded one."""
+    """A checkpoint of the official code with random weights: the names and shapes of a recorded
+    one."""
     path = Path(f"{paper}-official-{classes}.pth")
     if not path.exists():
-        case = {"psanet": "psanet_r50_bi", "unept": "unept_res50", "pan": "pan_smp_resnet34_256x256",
+        case = {"psanet": "psanet_r50_bi", "unept": "unept_res50",
+                "pan": "pan_smp_resnet34_256x256",
                 "lrformer": "lrformer_t_256x320"}[paper]
         seeded = importlib.import_module(f"papers.{paper}.evidence.golden.seeded")
-        stored = seeded.load_case(ROOT / "papers" / paper / "evidence" / "golden" / f"{case}.npz")["shapes"]
-        state = {name: torch.from_numpy(np.asarray(value)) for name, value in seeded.seeded_state(stored).items()}
+        stored = seeded.load_case(ROOT / "papers" / paper / "evidence" / "golden"
+                                  / f"{case}.npz")["shapes"]
+        state = {name: torch.from_numpy(np.asarray(value))
+                 for name, value in seeded.seeded_state(stored).items()}
         state |= {name: torch.zeros(shape) for name, shape in stored.items() if name not in state}
-        known = importlib.import_module(f"papers.{paper}.official").build_arguments(state)["num_classes"]
-        state = {name: value.new_zeros(classes, *value.shape[1:]) if value.shape[:1] == (known,) else value
+        of_paper = importlib.import_module(f"papers.{paper}.official")
+        known = of_paper.build_arguments(state)["num_classes"]
+        state = {name: value.new_zeros(classes, *value.shape[1:]) if value.shape[:1] == (known,)
+                 else value
                  for name, value in state.items()}
         torch.save(state, path)
     return str(path)
@@ -123,8 +139,8 @@ def stand_ins(words):
     preset = next((after for word, after in zip(words, words[1:]) if word == "--preset"), "tiny")
     dataset = next((name for name in DATA if name in " ".join(words)), "camvid")
     meant = {
-        "NAME": dataset, "PATH": f"data/{dataset}", "RUN": "runs/pysa-tiny-shapes", "ROW,COL": "40,100",
-        "CHECKPOINT": "runs/pan-spatial/best.pt", "FILE.png": "gates-2.png",
+        "NAME": dataset, "PATH": f"data/{dataset}", "RUN": "runs/pysa-tiny-shapes",
+        "ROW,COL": "40,100", "CHECKPOINT": "runs/pan-spatial/best.pt",
     }
     before, result = "", []
     for word in words:
@@ -174,10 +190,12 @@ def shrink():
     """Make scenes few, benchmarks small."""
     shapes.LENGTHS.update(val=4, test=30)
     for name in datasets.LOADERS:
-        datasets.SAMPLES[name] = dict.fromkeys(datasets.SAMPLES[name])  # no number of images is the published one
+        # no number of images is the published one
+        datasets.SAMPLES[name] = dict.fromkeys(datasets.SAMPLES[name])
     places = [*ROOT.glob("studies/[a-z]*.py"), *ROOT.glob("papers/*/evidence/cost.py")]
-    for parts in sorted(path.relative_to(ROOT).with_suffix("").parts for path in places):
-        module, name = importlib.import_module(".".join(parts)), parts[1]
+    places += ROOT.glob("papers/*/evidence/camvid.py")
+    for name in sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in places):
+        module = importlib.import_module(name)
         for what in ("times", "peak_memory"):
             if hasattr(module, what):
                 setattr(module, what, globals()[f"{what}_once"])
@@ -210,7 +228,8 @@ def main():
     shrink()
     done, number = set(), 0
     for page in sys.argv[1:] or PAGES:
-        # Every page starts afresh, but for the runs of the benchmarks, which go on with what there is.
+        # Every page starts afresh, but for the runs of the benchmarks, which go on with what there
+        # is.
         done = {words for words in done if words[0] == "-m"}
         for out in Path("runs").glob("*"):
             if out.name not in ("shapes-table", "probes", "results"):

@@ -21,8 +21,10 @@ def cli(tmp_path, monkeypatch):
     def call(program, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{program}.py", *map(str, arguments)])
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit_:
-            run({"train": train_program, "eval": eval_program}[program].main)
+        main = {"train": train_program, "eval": eval_program}[program].main
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            with pytest.raises(SystemExit) as exit_:
+                run(main)
         return exit_.value.code or 0, out.getvalue(), err.getvalue()
 
     yield call

@@ -1,8 +1,9 @@
-"""python -m tests.mutants [PAPER ...]: plant every known mistake and see that the tests of its folder notice.
+"""python -m tests.mutants [PAPER ...]: plant every known mistake and see that the tests of its
+folder notice.
 
 Each entry of papers/PAPER/evidence/mutants.py is applied to a copy of the paper's folder; then the
-folder's own tests run there until the first failure, quick ones first. Exit code 1 if any mistake is
-missed. A suite that was shown to catch real mistakes can be trusted when it is green.
+folder's own tests run there until the first failure, quick ones first. Exit code 1 if any mistake
+is missed. A suite that was shown to catch real mistakes can be trusted when it is green.
 """
 
 import importlib

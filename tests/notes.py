@@ -44,7 +44,8 @@ def relink(text, paper):
             part, name = found[1], found[2]
             candidates = lines[part].get(equation, [])
             source = (ROOT / "papers" / paper / f"{part}.py").read_text(encoding="utf-8")
-            inside = [n for n in candidates if f"{enclosing(source.splitlines(), n)}.".startswith(name + ".")]
+            inside = [n for n in candidates
+                      if f"{enclosing(source.splitlines(), n)}.".startswith(name + ".")]
             best = [*inside, *candidates, 0][0]
             return f"[{part}.{name}]({part}.py#L{best})"
 
@@ -69,7 +70,8 @@ def enclosing(source, number):
 def main():
     for paper in PAPERS:
         path = ROOT / "papers" / paper / "paper.md"
-        path.write_text(relink(path.read_text(encoding="utf-8"), paper), encoding="utf-8", newline="\n")
+        path.write_text(relink(path.read_text(encoding="utf-8"), paper), encoding="utf-8",
+                        newline="\n")
 
 
 if __name__ == "__main__":

@@ -9,18 +9,23 @@ import torch
 from PIL import Image
 
 from studies import receptive_field
-from studies.attention import finished, training
-from common import attention, checkpoint, pictures
+from studies.trainings import ROWS, command, finished, run_of
+from common import checkpoint
+from common import cli as cli_module
 from common.errors import UserError
+from datasets import pictures
 from datasets.shapes import CLASSES, PALETTE, Shapes
+from papers import attention, options
+from tests.helpers import close
 
 PAPERS = ("pysa", "unept", "pan", "psanet", "lrformer")
-SIZE, PIXEL = (64, 96), (13, 90)  # not square, and 90 is no row: rows and columns cannot change places unnoticed
-AT_8 = (1, 11)  # where PIXEL lies on a map of 1/8 of the size
+# not square, and 90 is no row: rows and columns cannot change places unnoticed
+SIZE, PIXEL = (64, 96), (13, 90)
 
 
 def network(paper, **options):
-    """A tiny network in evaluation mode whose every parameter matters: nothing is zero or uniform."""
+    """A tiny network in evaluation mode whose every parameter matters: nothing is zero or
+    uniform."""
     torch.manual_seed(0)
     model = importlib.import_module(f"papers.{paper}.model").build(3, **options)
     for parameter in model.parameters():
@@ -30,7 +35,8 @@ def network(paper, **options):
 
 
 def passed(paper, *more, **options):
-    """(explain module, model, record of one forward pass with the modules `more` watched as well)."""
+    """(explain module, model, record of one forward pass with the modules `more` watched as
+    well)."""
     explain, model = importlib.import_module(f"papers.{paper}.explain"), network(paper, **options)
     images = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(1))
     with attention.recording(model, (*explain.RECORD, *more)) as record, torch.no_grad():
@@ -38,92 +44,11 @@ def passed(paper, *more, **options):
     return explain, model, record
 
 
-def close(a, b, tolerance=1e-5):
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1), (a - b).abs().max()
-
-
 # ------------------------------------------------------------------------------------ shown == used
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"heads": 2}, {"scope": "merged"}, {"interpolation": "nearest"}, {"pool": "max"}, {"variant": "parallel"},
-    {"position": True}, {"cells": 3}, {"variant": "parallel", "reduce": "shared"},
-])
-@torch.no_grad()
-def test_pysa(options):
-    """The weights times the values, level upon level, are the context that the classifier reads at the pixel."""
-    from papers.pysa import model as paper
-    explain, model, record = passed("pysa", "head.bottleneck", **options)
-    panels = explain.explain(model, record, SIZE, PIXEL)
-    x = record["head.reduce"][1] if "head.reduce" in record else record["head"][0][0]
-    parts = [x[0, :, AT_8[0], AT_8[1]]]
-    for level, (_, shown) in zip(model.head.levels, panels):
-        weights = explain.cell_weights(x, level, AT_8)  # [heads, N, N]
-        close(weights.sum((1, 2)), torch.ones(level.heads))
-        close(shown, weights.mean(0))
-        cells = paper.pool(x, level.regions * level.cells, level.pool)
-        cells = cells if level.reduce is None else level.reduce(cells)
-        v = level.value(cells)[0].unflatten(0, (level.heads, -1))  # [heads, c, N, N]
-        parts.append((weights[:, None] * v).sum((2, 3)).flatten())
-        if model.head.variant == "series":
-            x = x + level(x)
-    used = record["head.bottleneck"][0][0][0, :, AT_8[0], AT_8[1]]
-    if model.head.variant == "series":
-        close(sum(parts), used[: len(parts[0])])
-    else:
-        close(torch.cat(parts[1:]), used[-sum(map(len, parts[1:])) :])
-
-
-def test_pysa_regions():
-    """Outside the pixel's own region nothing is looked at."""
-    explain, model, record = passed("pysa")
-    with torch.no_grad():
-        panels = explain.explain(model, record, SIZE, PIXEL)
-    for (_, shown), regions in zip(panels, (1, 2, 4, 8)):
-        rows, columns = shown.nonzero().T
-        assert set((rows // 2).tolist()) == {PIXEL[0] * regions // SIZE[0]}
-        assert set((columns // 2).tolist()) == {PIXEL[1] * regions // SIZE[1]}
-
-
-@pytest.mark.parametrize("options", [
-    {}, {"psa_softmax": False}, {"psa_type": "distribute"}, {"mask_size": (5, 3)},
-    {"compact": True, "mask_size": (5, 7)},
-])
-@torch.no_grad()
-def test_psanet(options):
-    """The weights times the values are what the projection reads, at the nearest receiver: one in 16 pixels."""
-    explain, model, record = passed("psanet", "psa.project", **options)
-    receiver = (1, 6)  # of 5 x 7: PIXEL is (13, 90)
-    used = record["psa.project"][0][0][0, :, receiver[0], receiver[1]].split(64)
-    panels = explain.explain(model, record, SIZE, PIXEL)
-    assert len(panels) == len(used) == len(model.psa.directions)
-    for direction, branch, (_, (q, v)), part, (_, shown) in zip(
-        model.psa.directions, model.psa.branches, record.values(), used, panels
-    ):
-        weights = explain.receiver_weights(
-            direction, q[0].permute(1, 2, 0), branch.table, model.psa.mask_size, receiver, model.psa.softmax,
-            model.psa.compact,
-        )
-        close((weights * v[0]).sum((1, 2)), part)
-        if model.psa.softmax:
-            close(weights.sum(), torch.ones(()))
-        assert shown.shape == SIZE
-        close(shown[:: 16, :: 16], weights[:4, :6].abs())  # of the sources that lie in the image itself
-
-
-@torch.no_grad()
-def test_psanet_weights_are_rows_of_the_whole_matrix():
-    from papers.psanet import explain, model
-    q, table = torch.randn(4, 6, 5), torch.randn(7 * 11, 5)
-    one_hot = torch.eye(24).view(1, 4, 6, 24)
-    for direction in ("collect", "distribute"):
-        matrix = model.dense(direction, q[None], model.fit_table(table, (7, 11), (4, 6)), one_hot)[0]
-        for receiver in ((0, 0), (3, 1), (2, 5)):
-            close(explain.receiver_weights(direction, q, table, (7, 11), receiver), matrix[receiver].view(4, 6))
-
-
-@pytest.mark.parametrize("options", [{}, {"pool_sizes": (16, 6, 8, 2), "head_pool_size": 5}, {"depths": (2, 1, 1, 1)}])
+@pytest.mark.parametrize("options", [{}, {"pool_sizes": (16, 6, 8, 2), "head_pool_size": 5},
+                                     {"depths": (2, 1, 1, 1)}])
 @torch.no_grad()
 def test_lrformer(options):
     """The weights times the values, projected, are the output of the attention at the pixel."""
@@ -142,7 +67,8 @@ def test_lrformer(options):
         mixed = torch.einsum("hn,nhd->hd", weights, v[0].unflatten(1, (module.heads, -1))).flatten()
         out = module.output(mixed)
         close(out if scale is None else scale * out, output[0, :, y, z])
-        if not (options.get("depths") and name.startswith("backbone.stages.0.blocks.0")):  # the last block is shown
+        # the last block is shown
+        if not (options.get("depths") and name.startswith("backbone.stages.0.blocks.0")):
             close(next(shown)[1], explain.spread(weights.mean(0), SIZE, grids))
 
 
@@ -162,7 +88,8 @@ def test_recording_changes_nothing():
         before = model(images)["out"]
         with attention.recording(model, ("head.levels.*.query", "head")) as record:
             assert torch.equal(model(images)["out"], before)
-        assert set(record) == {"head"}  # the projections are used by their weights
+        queries = {f"head.levels.{number}.query" for number in range(4)}
+        assert set(record) == {"head", *queries}
         record.clear()
         model(images)
     assert not record
@@ -182,35 +109,41 @@ def test_pixel_is_row_then_column():
 
 
 @pytest.mark.parametrize("shape,scale,seen,place", [
-    (SIZE, 1.0, SIZE, PIXEL), ((128, 192), 0.5, SIZE, (13, 90)), ((20, 50), 1.0, (32, 50), (13, 40)),
+    (SIZE, 1.0, SIZE, PIXEL), ((128, 192), 0.5, SIZE, (13, 90)),
+    ((20, 50), 1.0, (32, 50), (13, 40)),
     ((100, 60), 0.5, (50, 32), (6, 29)),
 ])
 def test_the_place_in_what_the_network_sees(shape, scale, seen, place):
-    """The pixel goes through resizing; padding is cut off the maps again; points become fractions of the image."""
+    """The pixel goes through resizing; padding is cut off the maps again; points become fractions
+    of the image."""
     pixel = {SIZE: PIXEL, (128, 192): (27, 181), (20, 50): (13, 40), (100, 60): (13, 59)}[shape]
 
     def look(model, record, size, found):
         assert size == seen and found == place
         mark = torch.zeros(size)
         mark[found] = 1
-        return [("map", mark), ("points", {"a": torch.tensor([[found[1] + 0.5, found[0] + 0.5, 1.0]])}),
+        return [("map", mark),
+                ("points", {"a": torch.tensor([[found[1] + 0.5, found[0] + 0.5, 1.0]])}),
                 ("bars", torch.arange(3.0))]
 
     image = np.zeros((*shape, 3), np.uint8)
     explain = types.SimpleNamespace(RECORD=("head",), explain=look)
-    prediction, panels = attention.look(network("pysa", context=False), explain, image, pixel, scale)
+    prediction, panels = attention.look(network("pysa", context=False), explain, image, pixel,
+                                        scale)
     assert prediction.shape == shape
     (_, mark), (_, points), (_, bars) = panels
     scaled = [round(side * scale) for side in shape]
     assert mark.shape == tuple(scaled) and np.argwhere(mark).tolist() == [list(place)]
-    assert np.allclose(points["a"], [[(place[1] + 0.5) / scaled[1], (place[0] + 0.5) / scaled[0], 1]])
+    assert np.allclose(points["a"],
+                       [[(place[1] + 0.5) / scaled[1], (place[0] + 0.5) / scaled[0], 1]])
     assert bars.tolist() == [0, 1, 2]
 
 
 def test_no_context_is_said():
     image = np.zeros((*SIZE, 3), np.uint8)
     for paper in PAPERS:
-        explain, model = importlib.import_module(f"papers.{paper}.explain"), network(paper, context=False)
+        explain, model = importlib.import_module(f"papers.{paper}.explain"), network(
+            paper, context=False)
         with pytest.raises(UserError, match="no context to look at"):
             attention.look(model, explain, image, PIXEL)
 
@@ -234,7 +167,8 @@ def test_a_map_is_drawn_where_it_lies():
     """One cell of 2 x 4 in yellow, the others, exactly zero, in grey."""
     values = np.zeros((2, 4))
     values[0, 3] = 0.25
-    drawn = np.asarray(pictures.map_panel(np.zeros((100, 200, 3), np.uint8), values))[: 100].astype(int)
+    drawn = np.asarray(pictures.map_panel(np.zeros((100, 200, 3), np.uint8),
+                                          values))[: 100].astype(int)
     coloured = np.argwhere(drawn.max(-1) - drawn.min(-1) > 30)
     assert coloured.min(0).tolist() == [0, 150] and coloured.max(0).tolist() == [49, 199]
     assert drawn[20, 180, 0] > drawn[20, 180, 2] + 100  # yellow
@@ -256,7 +190,8 @@ def test_bars_stand_on_zero():
     drawn = np.asarray(pictures.bars_panel(np.array([-1.0, 3.0])))
     blue = (drawn == pictures.SERIES[0]).all(-1)
     left, right = blue[:, 60], blue[:, 180]
-    assert left[:148].all() and not left[152:200].any() and right[153:199].all() and not right[:148].any()
+    assert (left[:148].all() and not left[152:200].any() and right[153:199].all()
+            and not right[:148].any())
 
 
 # ------------------------------------------------------------------------------------ the program
@@ -267,17 +202,20 @@ def saved(tmp_path_factory):
     """Checkpoints as train.py writes them, of untrained tiny networks, one per paper."""
     folder = tmp_path_factory.mktemp("attention")
     for paper in PAPERS:
-        config = {"paper": paper, "preset": "tiny", "num_classes": len(CLASSES), "options": {}, "dataset": "shapes",
+        config = {"paper": paper, "preset": "tiny", "num_classes": len(CLASSES), "options": {},
+                  "dataset": "shapes",
                   "classes": list(CLASSES), "palette": [list(colour) for colour in PALETTE]}
         model = importlib.import_module(f"papers.{paper}.model").build(len(CLASSES))
-        state = {"model": model.state_dict(), "config": config, "recipe": {"crop_size": 128, "test_scale": 1.0}}
+        state = {"model": model.state_dict(), "config": config,
+                 "recipe": {"crop_size": 128, "test_scale": 1.0}}
         checkpoint.save(folder / f"{paper}.pt", {**state, "optimizer": {}, "log": [], "step": 0})
     return folder
 
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_program(cli, saved, tmp_path, paper):
-    code, out, err = cli("eval", saved / f"{paper}.pt", "--attention", "30,100", "--out", tmp_path, "--device", "cpu")
+    code, out, err = cli("eval", saved / f"{paper}.pt", "--attention", "30,100", "--out", tmp_path,
+                         "--device", "cpu")
     assert code == 0, err
     target = tmp_path / "val_00000-attention-30-100.png"
     assert str(target) in out
@@ -293,9 +231,11 @@ def test_program_with_a_large_picture(cli, saved, tmp_path):
     """Made smaller for the network, and said so; asked for a scale, it is that."""
     photo = np.random.default_rng(0).integers(0, 255, (40, 1500, 3), dtype=np.uint8)
     Image.fromarray(photo).save(tmp_path / "wide.png")
-    run = ("eval", saved / "pysa.pt", "--image", tmp_path / "wide.png", "--out", tmp_path, "--device", "cpu")
+    run = ("eval", saved / "pysa.pt", "--image", tmp_path / "wide.png", "--out", tmp_path,
+           "--device", "cpu")
     code, out, err = cli(*run, "--attention", "39,1499")
-    assert code == 0 and "1024 pixels" in out and (tmp_path / "wide-attention-39-1499.png").exists(), err
+    assert (code == 0 and "1024 pixels" in out
+            and (tmp_path / "wide-attention-39-1499.png").exists()), err
     code, out, err = cli(*run, "--attention", "3,149", "--scales", "0.8")
     assert code == 0 and "1024" not in out, err
 
@@ -308,20 +248,23 @@ def test_program_with_a_large_picture(cli, saved, tmp_path):
     (("--attention", "1,1", "--image", "nowhere.png"), ["nowhere.png"]),
 ])
 def test_mistakes_are_one_line(cli, saved, tmp_path, arguments, words):
-    code, out, err = cli("eval", saved / "pysa.pt", *arguments, "--out", tmp_path, "--device", "cpu")
-    assert code == 2 and err.count("\n") == 1 and err.startswith("error: ") and not list(tmp_path.iterdir())
+    code, out, err = cli("eval", saved / "pysa.pt", *arguments, "--out", tmp_path, "--device",
+                         "cpu")
+    assert (code == 2 and err.count("\n") == 1 and err.startswith("error: ")
+            and not list(tmp_path.iterdir()))
     assert all(word in err for word in words), err
 
 
 def test_a_paper_without_explanation_is_said(cli, saved, tmp_path, monkeypatch):
-    import eval as program
-    load = program.load_paper
-    monkeypatch.setattr(program, "load_paper", lambda name, part="model": load(name, {"explain": "none"}.get(part, part)))
-    code, _, err = cli("eval", saved / "pysa.pt", "--attention", "1,1", "--out", tmp_path, "--device", "cpu")
+    load = cli_module.load_paper
+    monkeypatch.setattr(attention, "load_paper",
+                        lambda name, part="model": load(name, {"explain": "none"}.get(part, part)))
+    code, _, err = cli("eval", saved / "pysa.pt", "--attention", "1,1", "--out", tmp_path,
+                       "--device", "cpu")
     assert code == 2 and "papers/pysa has no explain.py" in err
 
 
-# ------------------------------------------------------------------------------------ pictures of trained networks
+# --------------------------------------------------------------------- pictures of trained networks
 
 
 def test_receptive_field_of_a_convolution():
@@ -344,28 +287,25 @@ def test_receptive_field_of_a_convolution():
 
 def test_radius():
     """Of an even field: the square that holds 90 % of it."""
-    assert receptive_field.radius(np.ones((101, 101))) == 48  # 97 * 97 / 101 / 101 = 92 %, 95 * 95: 88 %
+    # 97 * 97 / 101 / 101 = 92 %, 95 * 95: 88 %
+    assert receptive_field.radius(np.ones((101, 101))) == 48
     assert receptive_field.radius(np.eye(1)) == 0
-
-
-def test_missing_networks_are_named_by_their_commands(monkeypatch):
-    monkeypatch.setattr(receptive_field, "finished", lambda out: False)
-    monkeypatch.setattr("sys.argv", ["receptive_field.py", "--papers", "psanet"])
-    with pytest.raises(UserError, match="2 networks .* train.py --paper psanet --set context=False .*runs/psanet-tiny"):
-        receptive_field.main()
 
 
 def test_commands_that_train_are_those_of_train_py(tmp_path, monkeypatch):
     import train
-    for context in (True, False):
-        _, command = training("unept", context)
-        monkeypatch.setattr("sys.argv", command)
+    for row, wanted in zip(ROWS["unept"], ({}, {"context": False})):
+        run = run_of("unept", row, 1)
+        monkeypatch.setattr("sys.argv", command(*run))
         arguments = train.parse()
-        assert train.parse_options(arguments.set) == ({} if context else {"context": False}) and arguments.resume
-    assert not finished(tmp_path)
+        assert options.parse(arguments.set, "unept") == wanted and arguments.resume
+        assert (arguments.paper, arguments.seed, arguments.steps) == ("unept", 1, run[1])
+        assert (arguments.out, arguments.device) == (run[0], "cpu")
+    assert not finished(tmp_path, 3)
     for name in ("best.pt", "last.pt"):
-        state = {"model": {}, "optimizer": {}, "config": {}, "recipe": {"steps": 3}, "log": [], "step": 2}
+        state = {"model": {}, "optimizer": {}, "config": {}, "recipe": {"steps": 3}, "log": [],
+                 "step": 2}
         checkpoint.save(tmp_path / name, state)
-    assert not finished(tmp_path)
+    assert not finished(tmp_path, 3)
     checkpoint.save(tmp_path / "last.pt", {**state, "step": 3})
-    assert finished(tmp_path)
+    assert finished(tmp_path, 3) and not finished(tmp_path, 4)

@@ -1,9 +1,11 @@
-"""Both programs as a user calls them: from the first command to a segmented photo, and every mistake as one line."""
+"""Both programs as a user calls them: from the first command to a segmented photo, and every
+mistake as one line."""
 
 import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,14 @@ import torch
 from PIL import Image
 
 from common import checkpoint
-from tests.torture import differences
+from common.errors import UserError
+from papers import options
+from tests.crash import differences
+from tests.helpers import contents
 
-QUICK = ("--steps", 2, "--batch-size", 2, "--crop-size", 32, "--set", "channels=8", "--device", "cpu")
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = ("--steps", 2, "--batch-size", 2, "--crop-size", 32, "--set", "channels=8", "--device",
+         "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,8 @@ def trained(data, tmp_path_factory):
 
     import train
     out = tmp_path_factory.mktemp("runs") / "first"
-    before, sys.argv = sys.argv, ["train.py", *map(str, QUICK), "--dataset", "folder", "--data", str(data),
+    before, sys.argv = sys.argv, ["train.py", *map(str, QUICK), "--dataset", "folder", "--data",
+                                  str(data),
                                   "--out", str(out), "--workers", "0"]
     try:
         assert train.main() == 0
@@ -53,7 +61,8 @@ def test_run_directory(trained):
     assert {path.name for path in trained.iterdir()} == {
         "last.pt", "best.pt", "log.csv", "curves.png", "predictions.png", "config.json"}
     config = json.loads((trained / "config.json").read_text())
-    assert config["paper"] == "pysa" and config["options"] == {"channels": 8} and config["recipe"]["steps"] == 2
+    assert (config["paper"] == "pysa" and config["options"] == {"channels": 8}
+            and config["recipe"]["steps"] == 2)
     state = checkpoint.load(trained / "best.pt")
     assert state["config"]["classes"] == ["left", "right"]
     with Image.open(trained / "predictions.png") as picture:
@@ -69,23 +78,51 @@ def test_evaluate(cli, trained, data):
 
 @pytest.mark.parametrize("protocol", ["sliding", "multiscale"])
 def test_protocols(cli, trained, data, tmp_path, protocol):
-    code, out, _ = cli("eval", trained, "--data", data, "--protocol", protocol, "--split", "train", "--out", tmp_path)
+    code, out, _ = cli("eval", trained, "--data", data, "--protocol", protocol, "--split", "train",
+                       "--out", tmp_path)
     assert code == 0 and protocol in out and "11 images" in out
 
 
 def test_scales_and_saved_predictions(cli, trained, data, tmp_path):
-    code, out, err = cli("eval", trained, "--data", data, "--scales", "0.5,1.5", "--save-predictions", "--out", tmp_path)
+    code, out, err = cli("eval", trained, "--data", data, "--scales", "0.5,1.5",
+                         "--save-predictions", "--out", tmp_path)
     assert code == 0, err
     with Image.open(tmp_path / "predictions" / "p09.png") as file:
         assert file.size == (48, 40) and set(np.unique(np.asarray(file))) <= {0, 1}
     code, *_ = cli("eval", trained, "--data", data, "--save-predictions", tmp_path / "mine ä")
     assert code == 0 and (tmp_path / "mine ä" / "p09.png").is_file()
+    code, *_ = cli("eval", trained, "--data", data, "--save-predictions", tmp_path / "mine ä")
+    assert code == 0  # again: predictions may be replaced
+
+
+@pytest.mark.parametrize("folder", ["labels", "images", ".", "labels/../images", "labels/new"])
+def test_the_data_are_not_overwritten(cli, trained, data, tmp_path, folder):
+    before = contents(data)
+    for flags in (("--save-predictions", data / folder), ("--out", data / folder)):
+        code, out, err = cli("eval", trained, "--data", data, *flags)
+        assert (code == 2 and out == ""
+                and f"{flags[0]} {data / folder}: the dataset reads files there" in err), err
+    code, _, err = cli("train", *QUICK, "--dataset", "folder", "--data", data, "--out",
+                       data / folder)
+    assert code == 2 and err.endswith(f"files there; choose a folder outside {data}\n"), err
+    assert contents(data) == before
+
+
+def test_two_pictures_of_one_name(cli, trained, tmp_path):
+    for name in ("a.jpg", "a.png"):
+        Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / name)
+        (tmp_path / "a.txt").touch()
+    for name in ("a.jpg", "a.png"):
+        code, out, _ = cli("eval", trained, "--image", tmp_path / name, "--out", tmp_path / "new")
+        assert code == 0 and f"{name}-segmented.png" in out
+    assert len(contents(tmp_path / "new")) == 2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 90), (50, 33)])
 def test_one_picture(cli, trained, tmp_path, size):
     photo = tmp_path / "my photo.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 4)).astype(np.uint8)).save(photo)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255,
+                                                      (*size, 4)).astype(np.uint8)).save(photo)
     code, out, _ = cli("eval", trained, "--image", photo, "--out", tmp_path / "new")
     assert code == 0 and "%" in out
     with Image.open(tmp_path / "new" / "my photo-segmented.png") as picture:
@@ -94,16 +131,19 @@ def test_one_picture(cli, trained, tmp_path, size):
 
 def test_resume_needs_no_other_flags_and_extends_nothing(cli, trained, data):
     before = (trained / "last.pt").read_bytes()
-    code, out, _ = cli("train", "--resume", "--out", trained, "--data", data, "--device", "cpu", "--workers", 0)
+    code, out, _ = cli("train", "--resume", "--out", trained, "--data", data, "--device", "cpu",
+                       "--workers", 0)
     assert code == 0 and "mean" in out
     assert (trained / "last.pt").read_bytes() == before
 
 
 def test_weights(cli, data, trained, tmp_path):
     state = checkpoint.load(trained / "last.pt")["model"]
-    backbone = {name.removeprefix("backbone."): v for name, v in state.items() if name.startswith("backbone.")}
+    backbone = {name.removeprefix("backbone."): v for name, v in state.items()
+                if name.startswith("backbone.")}
     torch.save(backbone, tmp_path / "weights.pth")
-    code, _, err = cli("train", *QUICK, "--dataset", "folder", "--data", data, "--workers", 0, "--out", tmp_path / "w",
+    code, _, err = cli("train", *QUICK, "--dataset", "folder", "--data", data, "--workers", 0,
+                       "--out", tmp_path / "w",
                        "--weights", tmp_path / "weights.pth")
     assert code == 0 and "loaded" in err
 
@@ -120,7 +160,18 @@ MISTAKES = [
     (("train", "--set", "chanels=8"), ["--set", "chanels", "channels"]),
     (("train", "--set", "channels"), ["--set channels", "OPTION=VALUE"]),
     (("train", "--set", "variant=both"), ["--set", "series, parallel"]),
-    (("train", "--set", "channels=wide"), ["--set"]),
+    (("train", "--set", "channels=wide"), ["--set channels=wide", "whole number such as"]),
+    (("train", "--set", "channels=True"), ["--set channels=True", "whole number"]),
+    (("train", "--set", "channels=8.5"), ["--set channels=8.5", "whole number"]),
+    (("train", "--set", "channels=-1"), ["--set channels=-1"]),
+    (("train", "--set", "context=maybe"), ["--set context=maybe", "true or false"]),
+    (("train", "--set", "regions=all"), ["--set regions=all", "values such as (1, 2, 4, 8)"]),
+    (("train", "--paper", "lrformer", "--set", "drop_path=nan"),
+     ["--set drop_path=nan", "a number such as"]),
+    (("train", "--paper", "lrformer", "--set", "drop_path=1e999"),
+     ["--set drop_path=1e999", "a number such as"]),
+    (("train", "--resume", "--out", "RUN", "--set", "context=maybe"),
+     ["--set context=maybe", "true or false"]),
     (("train", "--dataset", "imagenet"), ["imagenet", "shapes, camvid"]),
     (("train", "--dataset", "camvid"), ["--data PATH"]),
     (("train", "--dataset", "camvid", "--data", "nowhere"), ["--data nowhere", "no such folder"]),
@@ -158,35 +209,37 @@ MISTAKES = [
     (("train", "--workers", "-1"), ["--workers -1", "0 or more"]),
     (("train", "--workers", "two"), ["--workers", "two"]),
     (("train", "--batch-size", "0"), ["--batch-size", "0"]),
-    (("train", "--batch-size", "6", "--accumulate", "4"), ["--batch-size 6", "multiple of 4", "--accumulate 4"]),
+    (("train", "--batch-size", "6", "--accumulate", "4"),
+     ["--batch-size 6", "multiple of 4", "--accumulate 4"]),
     (("train", "--accumulate", "0"), ["--accumulate", "0"]),
     (("train", "--eval-every", "0"), ["--eval-every"]),
     (("train", "--seed", "one"), ["--seed", "one"]),
     (("train", "--schedule", "linear"), ["--schedule", "poly", "cosine"]),
     (("train", "--precision", "int8"), ["--precision", "bfloat16"]),
-    (("train", "--precision", "float16", "--device", "cpu"), ["--precision float16", "CUDA", "bfloat16"]),
+    (("train", "--precision", "float16", "--device", "cpu"),
+     ["--precision float16", "CUDA", "bfloat16"]),
     (("train", "--device", "cuda:one"), ["--device cuda:one", "cpu"]),
     (("train", "--set", "=8"), ["--set =8", "OPTION=VALUE"]),
     (("train", "--set", "regions=()"), ["--set", "regions"]),
-    (("train", "--paper", "psanet", "--set", "compact=True", "--steps", "1", "--crop-size", "64"), ["--crop-size 64"]),
-    (("train", "--paper", "pan", "--batch-size", "1", "--steps", "1"), ["--batch-size 1", "at least 2 images"]),
+    (("train", "--paper", "psanet", "--set", "compact=True", "--steps", "1", "--crop-size", "64"),
+     ["--crop-size 64"]),
+    (("train", "--paper", "pan", "--batch-size", "1", "--steps", "1"),
+     ["--batch-size 1", "at least 2 images"]),
     (("train", "--weights", "evil.pth"), ["evil.pth", "could run code"]),
     (("train", "--weights", "list.pth"), ["list.pth"]),
     (("train", "--weights", "empty"), ["no such file: empty"]),
     (("train", "--resume", "--out", "broken"), ["broken", "damaged"]),
     (("train", "--out", "other.pth"), ["--out other.pth"]),
-    (("train", "--dataset", "folder", "--data", "empty"), ["classes.txt is missing", "one class name per line"]),
-    (("train", "--dataset", "folder", "--data", "out of range", *QUICK), ["a.png contains the value 7", "0 to 1"]),
-    (("train", "--dataset", "folder", "--data", "text as image", *QUICK), ["a.jpg is not an image"]),
-    (("train", "--dataset", "folder", "--data", "16 bits", *QUICK), ["a.png has mode I;16", "8 bits"]),
-    (("train", "--dataset", "folder", "--data", "colour as label", *QUICK), ["a.png has mode RGB", "8-bit channel"]),
-    (("train", "--dataset", "folder", "--data", "sizes differ", *QUICK), ["differ in size (48x40 and 40x48)"]),
-    (("train", "--dataset", "folder", "--data", "no label", *QUICK), ["no label", "labels"]),
+    (("train", "--dataset", "folder", "--data", "empty"),
+     ["classes.txt is missing", "one class name per line"]),
     (("train", "--resume", "--out", "RUN", "--paper", "pan"), ["--paper", "has 'pysa', not 'pan'"]),
     (("train", "--resume", "--out", "RUN", "--set", "channels=16"), ["--set", "'channels': 8"]),
-    (("train", "--resume", "--out", "RUN", "--data", "three classes"), ["three classes", "left, right"]),
-    (("train", "--resume", "--out", "RUN", "--data", "fewer"), ["fewer", "1 training images", "has 11"]),
-    (("train", "--resume", "--out", "RUN", "--data", "nowhere"), ["--data nowhere", "no such folder"]),
+    (("train", "--resume", "--out", "RUN", "--data", "three classes"),
+     ["three classes", "left, right"]),
+    (("train", "--resume", "--out", "RUN", "--data", "fewer"),
+     ["fewer", "1 training images", "has 11"]),
+    (("train", "--resume", "--out", "RUN", "--data", "nowhere"),
+     ["--data nowhere", "no such folder"]),
     (("train", "--out", "RUN"), ["already holds a run", "--resume"]),
     (("eval", "evil.pth"), ["evil.pth", "could run code"]),
     (("eval", "list.pth"), ["list.pth is not a checkpoint of train.py"]),
@@ -201,8 +254,10 @@ MISTAKES = [
     (("eval", "--official", "other.pth", "--paper", "unet"), ["--paper unet", "pysa"]),
     (("eval", "RUN", "--paper", "pan"), ["--paper pan", "holds pysa"]),
     (("eval", "RUN", "--out", "text.txt", "--data", "fewer"), ["--out text.txt"]),
-    (("eval", "RUN", "--save-predictions", "text.txt", "--data", "fewer"), ["--save-predictions text.txt"]),
-    (("eval", "RUN", "--protocol", "paper", "--data", "fewer"), ["--protocol paper", "on folder", "cityscapes"]),
+    (("eval", "RUN", "--save-predictions", "text.txt", "--data", "fewer"),
+     ["--save-predictions text.txt"]),
+    (("eval", "RUN", "--protocol", "paper", "--data", "fewer"),
+     ["--protocol paper", "on folder", "cityscapes"]),
     (("eval", "RUN", "--scales", "big"), ["--scales", "positive numbers", "big"]),
     (("eval", "RUN", "--scales", "1,0"), ["--scales", "1,0"]),
     (("eval", "RUN", "--preset", "tiny"), ["--preset goes with --official"]),
@@ -213,17 +268,35 @@ MISTAKES = [
 ]
 
 
-def make_pair(root, image, label, classes="left\nright\n", name="a.png"):
-    """A folder dataset of two images, the second one for validation, of which the first is as given."""
-    for part in ("images", "labels"):
-        for split in ("train", "val"):
-            (root / part / split).mkdir(parents=True)
+@pytest.mark.parametrize("paper",
+                         sorted(path.parent.name for path in ROOT.glob("papers/*/model.py")))
+def test_booleans(paper):
+    """Every boolean option of every paper."""
+    names = [name for name, default in options.defaults(paper).items() if isinstance(default, bool)]
+    assert "context" in names
+    for name in names:
+        for value, words in ((True, "true True TRUE yes on ON"), (False, "false False no No off")):
+            assert [options.parse([f"{name}={word}"], paper) for word in words.split()] == (
+                [{name: value}] * len(words.split()))
+        for word in ("", "maybe", "nan", "1", "0", "None", "(True,)", "[]", "truefalse", "not"):
+            with pytest.raises(UserError, match=f"--set {name}=.*: wanted true or false"):
+                options.parse([f"{name}={word}"], paper)
+
+
+def test_a_network_without_context(cli, data, tmp_path):
+    cli("train", *QUICK, "--dataset", "folder", "--data", data, "--workers", 0, "--out", "run",
+        "--set", "context=off")
+    state = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert state["config"]["options"] == {"channels": 8, "context": False}
+    assert not any("levels" in name for name in state["model"])
+
+
+def make_pair(root, image, label, classes="left\nright\n"):
+    """A folder dataset of two equal images, the second one for validation."""
     for split in ("train", "val"):
-        for path, content in ((root / "images" / split / name, image), (root / "labels" / split / "a.png", label)):
-            if isinstance(content, str):
-                path.write_text(content, encoding="utf-8")
-            elif content is not None:
-                Image.fromarray(content).save(path)
+        for part, content in (("images", image), ("labels", label)):
+            (root / part / split).mkdir(parents=True)
+            Image.fromarray(content).save(root / part / split / "a.png")
     (root / "classes.txt").write_text(classes, encoding="utf-8")
 
 
@@ -244,19 +317,14 @@ def wrong_files(tmp_path):
     torch.save({"model": Evil()}, tmp_path / "evil.pth")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "last.pt").write_bytes((tmp_path / "other.pth").read_bytes()[:100])
-    image, label, deep = np.zeros((40, 48, 3), np.uint8), np.ones((40, 48), np.uint8), np.zeros((40, 48), np.uint16)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    make_pair(tmp_path / "out of range", image, label * 7)
-    make_pair(tmp_path / "text as image", "hello", label, name="a.jpg")
-    make_pair(tmp_path / "16 bits", deep, label)
-    make_pair(tmp_path / "colour as label", image, image)
-    make_pair(tmp_path / "sizes differ", image, label.T)
-    make_pair(tmp_path / "no label", image, None)
+    image, label = np.zeros((40, 48, 3), np.uint8), np.ones((40, 48), np.uint8)
+    Image.fromarray(label.astype(np.uint16)).save(tmp_path / "deep.png")
     make_pair(tmp_path / "fewer", image, label)
     make_pair(tmp_path / "three classes", image, label, "left\nmiddle\nright\n")
 
 
-@pytest.mark.parametrize("arguments,words", MISTAKES, ids=lambda value: " ".join(map(str, value))[:60])
+@pytest.mark.parametrize("arguments,words", MISTAKES,
+                         ids=lambda value: " ".join(map(str, value))[:60])
 def test_every_mistake_is_one_line(cli, trained, tmp_path, wrong_files, arguments, words):
     before = contents(tmp_path), contents(trained)
     program, *rest = [str(trained) if a == "RUN" else a for a in arguments]
@@ -268,16 +336,15 @@ def test_every_mistake_is_one_line(cli, trained, tmp_path, wrong_files, argument
     assert (contents(tmp_path), contents(trained)) == before  # nothing written, nothing run
 
 
-def contents(folder):
-    """All files under a folder, with their bytes."""
-    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
-
-
 @pytest.mark.parametrize("kind", ["CMYK", "1", "P", "LA"])
 def test_unusual_pictures_work(cli, trained, tmp_path, kind):
-    """Printers' colours, black and white, palettes, transparency; the first frame of an animation; one pixel."""
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 48, 3)).astype(np.uint8)).convert(kind)
-    path = tmp_path / ("photo.jpg" if kind == "CMYK" else "photo.gif" if kind == "P" else "photo.png")
+    """Printers' colours, black and white, palettes, transparency; the first frame of an animation;
+    one pixel."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255,
+                                                                (40, 48,
+                                                                 3)).astype(np.uint8)).convert(kind)
+    path = tmp_path / ("photo.jpg" if kind == "CMYK" else "photo.gif" if kind == "P"
+                       else "photo.png")
     picture.save(path, **({"save_all": True, "append_images": [picture]} if kind == "P" else {}))
     code, out, err = cli("eval", trained, "--image", path, "--out", tmp_path)
     assert code == 0 and "%" in out, err
@@ -285,7 +352,8 @@ def test_unusual_pictures_work(cli, trained, tmp_path, kind):
 
 def test_images_of_one_pixel_can_be_trained_on(cli, tmp_path):
     make_pair(tmp_path / "dots", np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8))
-    code, _, err = cli("train", *QUICK, "--dataset", "folder", "--data", "dots", "--workers", 0, "--out", "run")
+    code, _, err = cli("train", *QUICK, "--dataset", "folder", "--data", "dots", "--workers", 0,
+                       "--out", "run")
     assert code == 0, err
 
 
@@ -307,7 +375,8 @@ def test_a_damaged_last_checkpoint_names_the_good_one(cli, trained, data, tmp_pa
         assert contents(tmp_path) == before
         last.write_bytes(b"")
     shutil.copy(best, last)
-    code, _, err = cli("train", "--resume", "--out", "run", "--data", data, "--device", "cpu", "--workers", 0)
+    code, _, err = cli("train", "--resume", "--out", "run", "--data", data, "--device", "cpu",
+                       "--workers", 0)
     assert code == 0, err
     assert differences(checkpoint.load(last), checkpoint.load(trained / "last.pt")) == []
     best.write_bytes(whole[:1000])
@@ -322,13 +391,16 @@ def test_a_folder_that_cannot_be_written_to(cli, data, tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr(checkpoint, "open", refuse, raising=False)
-    code, out, err = cli("train", *QUICK, "--dataset", "folder", "--data", data, "--workers", 0, "--out", "run")
-    assert code == 2 and out == "" and err.count("\n") == 1 and "Permission denied" in err and "run" in err
+    code, out, err = cli("train", *QUICK, "--dataset", "folder", "--data", data, "--workers", 0,
+                         "--out", "run")
+    assert (code == 2 and out == "" and err.count("\n") == 1 and "Permission denied" in err
+            and "run" in err)
 
 
 def test_resume_may_come_before_the_first_checkpoint(cli, data, tmp_path):
     """A script can always say --resume."""
-    code, out, err = cli("train", *QUICK, "--dataset", "folder", "--data", data, "--workers", 0, "--out", "run",
+    code, out, err = cli("train", *QUICK, "--dataset", "folder", "--data", data, "--workers", 0,
+                         "--out", "run",
                          "--resume")
     assert code == 0 and "run holds no checkpoint yet: starting at step 0" in err and "mean" in out
 
@@ -336,7 +408,8 @@ def test_resume_may_come_before_the_first_checkpoint(cli, data, tmp_path):
 def test_foreign_files_are_not_overwritten(cli, tmp_path):
     (tmp_path / "config.json").write_text("mine", encoding="utf-8")
     code, _, err = cli("train", "--steps", 1, "--out", ".")
-    assert code == 2 and "config.json" in err and (tmp_path / "config.json").read_text(encoding="utf-8") == "mine"
+    assert (code == 2 and "config.json" in err
+            and (tmp_path / "config.json").read_text(encoding="utf-8") == "mine")
 
 
 def test_an_existing_run_is_not_touched(cli, trained, data):

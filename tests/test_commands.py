@@ -1,4 +1,5 @@
-"""Every command of the pages works, in a copy of the repository, with tiny budgets: see tests/commands.py."""
+"""Every command of the pages works, in a copy of the repository, with tiny budgets: see
+tests/commands.py."""
 
 import os
 import shutil
@@ -11,7 +12,8 @@ import pytest
 from tests import commands
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("papers", "common", "datasets", "studies", "tests", "docs", "train.py", "eval.py", "README.md", "Makefile",
+PARTS = ("papers", "common", "datasets", "studies", "tests", "docs", "train.py", "eval.py",
+         "README.md", "Makefile",
          "pyproject.toml", "requirements.txt")
 
 
@@ -30,7 +32,8 @@ def copy(tmp_path_factory):
 def execute(root, *pages):
     """What tests.commands prints about some pages, and its exit code."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
-    return subprocess.run([sys.executable, "-m", "tests.commands", *pages], cwd=root, env=environment, text=True,
+    return subprocess.run([sys.executable, "-m", "tests.commands", *pages], cwd=root,
+                          env=environment, text=True,
                           capture_output=True, encoding="utf-8", check=False)
 
 
@@ -41,15 +44,18 @@ def test_every_command_works(copy):
 
 
 def test_a_wrong_command_is_noticed(copy):
-    for line, reason in (("python train.py --papre pan", "--papre"), ("python -m studies.nothing", "studies.nothing"),
+    for line, reason in (("python train.py --papre pan", "--papre"),
+                         ("python -m studies.nothing", "studies.nothing"),
                          ("make pudding", "pudding")):
         (copy / "page.md").write_text(f"Try:\n\n```\n{line}   # well\n```\n", encoding="utf-8")
         result = execute(copy, "page.md")
-        assert result.returncode != 0 and f"FAILED page.md: {line}" in result.stderr and reason in result.stderr
+        assert (result.returncode != 0 and f"FAILED page.md: {line}" in result.stderr
+                and reason in result.stderr)
 
 
 def test_commands_are_found():
-    page = "Say `make bench PAPER=pan` or `common/`.\n```\npython train.py --set regions=8, # wide\n\n$x\n```\n`python`"
+    page = ("Say `make bench PAPER=pan` or `common/`.\n"
+            "```\npython train.py --set regions=8, # wide\n\n$x\n```\n`python`")
     assert commands.commands(page) == ["python train.py --set regions=8,", "make bench PAPER=pan"]
     assert commands.of_make("make bench PAPER=pan") == ["python -m papers.pan.evidence.cost "]
     assert len(commands.of_make("make pictures")) == 2

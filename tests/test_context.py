@@ -1,4 +1,5 @@
-"""The premise of the `shapes` scenes, for every paper: without context the `tiny` network cannot see the key."""
+"""The premise of the `shapes` scenes, for every paper: without context the `tiny` network cannot
+see the key."""
 
 import importlib
 from pathlib import Path
@@ -13,9 +14,11 @@ SEES_FAR_ANYWAY = {"lrformer": "its depth-wise convolutions at stride 32 span th
 
 
 def radius(network, size=256):
-    """How far the score of the centre pixel depends on the input, in pixels, by input gradients in eval mode."""
+    """How far the score of the centre pixel depends on the input, in pixels, by input gradients in
+    eval mode."""
     network.eval()
-    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    images = torch.randn(1, 3, size, size,
+                         generator=torch.Generator().manual_seed(0)).requires_grad_()
     network(images)["out"][0, :, size // 2, size // 2].sum().backward()
     rows, columns = images.grad.abs().amax((0, 1)).nonzero().T
     return int(max((rows - size // 2).abs().max(), (columns - size // 2).abs().max()))

@@ -22,7 +22,8 @@ def test_scenes_are_a_pure_function():
 
 @pytest.mark.parametrize("size", [(128, 128), (96, 160), (32, 32), (33, 200)])
 def test_objects_keep_their_distance_from_the_key(size):
-    """Chebyshev distance >= half the shorter side, in every scene: this is what makes context necessary."""
+    """Chebyshev distance >= half the shorter side, in every scene: this is what makes context
+    necessary."""
     key = shapes.CLASSES.index("key")
     for index in range(60):
         image, label = shapes.make_scene(0, "train", index, *size)
@@ -46,7 +47,8 @@ def test_one_key_colour_per_scene_and_all_classes_occur():
 
 
 def test_objects_look_the_same_under_every_key():
-    """Mean colour of a kind, per key: differences are small against the spread, so colour tells nothing."""
+    """Mean colour of a kind, per key: differences are small against the spread, so colour tells
+    nothing."""
     colours = {}
     for index in range(300):
         image, label = shapes.make_scene(0, "train", index)
@@ -59,7 +61,8 @@ def test_objects_look_the_same_under_every_key():
 
 
 def test_local_bound():
-    """(3 local classes + 9 classes with IoU 1/5) / 12, and no other share of guesses does better."""
+    """(3 local classes + 9 classes with IoU 1/5) / 12, and no other share of guesses does
+    better."""
     assert shapes.local_bound() == pytest.approx((3 + 9 / 5) / 12)
     shares = np.random.default_rng(0).dirichlet([1, 1, 1], 1000)
     assert (shares / 3 / (shares + 1 / 3 - shares / 3)).mean(1).max() <= 1 / 5
@@ -108,12 +111,14 @@ def test_probes_follow_their_rule(task):
     for index in range(30):
         image, label = shapes.make_probe(task, 0, "train", index)
         cues = sorted(middles(label, [1]))
-        colours = [int(np.abs(shapes.KEY_COLOURS.astype(int) - image[int(y), int(x)]).sum(1).argmin()) for y, x in cues]
+        colours = [int(np.abs(shapes.KEY_COLOURS.astype(int)
+                              - image[int(y), int(x)]).sum(1).argmin()) for y, x in cues]
         objects = np.argwhere(label > 1)
         distance = np.abs(objects[:, 1] - cues[0][1])
         assert len(cues) in ((1, 2, 3) if task == "count" else (2,)) and distance.min() >= 64
         for number, (y, x) in ((n, place) for n in (2, 3, 4) for place in middles(label, [n])):
-            # Objects overlap and are cut off, so their middle is known to a few pixels: leave out close calls.
+            # Objects overlap and are cut off, so their middle is known to a few pixels: leave out
+            # close calls.
             heights = [y - cue[0] for cue in cues]
             if task == "direction" and min(map(abs, heights)) > 16:
                 above = [colour for height, colour in zip(heights, colours) if height > 0]
@@ -130,7 +135,8 @@ def test_probes_follow_their_rule(task):
 
 
 def test_mirror_images_of_probes_follow_the_same_rule():
-    """Training mirrors left and right: the rules speak of heights, counts and distances; so cues are on both sides."""
+    """Training mirrors left and right: the rules speak of heights, counts and distances; so cues
+    are on both sides."""
     labels = [shapes.make_probe("direction", 0, "val", index)[1] for index in range(20)]
     assert {np.argwhere(label == 1)[:, 1].mean() > 64 for label in labels} == {True, False}
 
@@ -148,9 +154,11 @@ def test_probes_are_datasets(task):
     dataset = datasets.load(f"shapes-{task}", None, "val")
     image, label = dataset[3]
     again = shapes.make_probe(task, 0, "val", 3)
-    assert np.array_equal(image, again[0]) and np.array_equal(label, again[1]) and len(dataset) == 100
+    assert (np.array_equal(image, again[0]) and np.array_equal(label, again[1])
+            and len(dataset) == 100)
     assert image.shape == (128, 128, 3) and image.dtype == label.dtype == np.uint8
-    assert len(dataset.classes) == len(dataset.palette) == len(set(dataset.palette)) == len(dataset.stored_ids)
+    assert len(dataset.classes) == len(dataset.palette) == len(set(dataset.palette)) == len(
+        dataset.stored_ids)
     assert label.max() < len(dataset.classes)
     assert shapes.make_probe(task, 0, "val", 3, 33, 200)[0].shape == (33, 200, 3)
 
@@ -164,11 +172,14 @@ def write_camvid(root, windows=False):
         (root / f"{split}annot").mkdir()
         lines = []
         for number in range(count):
-            Image.fromarray(np.full((6, 8, 3), number, np.uint8)).save(root / split / f"a{number}.png")
+            Image.fromarray(np.full((6, 8, 3), number,
+                                    np.uint8)).save(root / split / f"a{number}.png")
             label = np.arange(48, dtype=np.uint8).reshape(6, 8) % 12
             Image.fromarray(label).save(root / f"{split}annot" / f"a{number}.png")
-            lines.append(f"/SegNet/CamVid/{split}/a{number}.png /SegNet/CamVid/{split}annot/a{number}.png")
-        (root / f"{split}.txt").write_bytes(("\r\n" if windows else "\n").join(lines + [""]).encode())
+            lines.append(
+                f"/SegNet/CamVid/{split}/a{number}.png /SegNet/CamVid/{split}annot/a{number}.png")
+        (root / f"{split}.txt").write_bytes(
+            ("\r\n" if windows else "\n").join(lines + [""]).encode())
 
 
 @pytest.mark.parametrize("windows", [False, True])
@@ -177,7 +188,8 @@ def test_camvid(tmp_path, windows):
     dataset = datasets.load("camvid", tmp_path, "train")
     image, label = dataset[1]
     assert len(dataset) == 3 and dataset.sample_name(1) == "a1" and (image == 1).all()
-    assert label[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7] and label[1].tolist() == [8, 9, 10, 255, 0, 1, 2, 3]
+    assert (label[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+            and label[1].tolist() == [8, 9, 10, 255, 0, 1, 2, 3])
     assert len(dataset.classes) == len(dataset.palette) == 11 and dataset.classes[3] == "road"
 
 
@@ -185,14 +197,17 @@ def write_folder(root, names, split=""):
     for part in ("images", "labels"):
         (root / part / split).mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
-        Image.fromarray(np.full((8, 6, 3), number, np.uint8)).save(root / "images" / split / f"{name}.png")
-        Image.fromarray(np.full((8, 6), number % 2, np.uint8)).save(root / "labels" / split / f"{name}.png")
+        Image.fromarray(np.full((8, 6, 3), number,
+                                np.uint8)).save(root / "images" / split / f"{name}.png")
+        Image.fromarray(np.full((8, 6), number % 2,
+                                np.uint8)).save(root / "labels" / split / f"{name}.png")
     (root / "classes.txt").write_text("ground\nthing\n")
 
 
 def test_folder_keeps_every_tenth_for_val(tmp_path):
     write_folder(tmp_path, [f"ä b{number:02d}" for number in range(20)])
-    train, val = datasets.load("folder", tmp_path, "train"), datasets.load("folder", tmp_path, "val")
+    train, val = datasets.load("folder", tmp_path,
+                               "train"), datasets.load("folder", tmp_path, "val")
     assert len(train) == 18 and [val.sample_name(i) for i in range(len(val))] == ["ä b09", "ä b19"]
     assert train.classes == ("ground", "thing") and (train[1][1] == 1).all()
 
@@ -303,7 +318,9 @@ def test_mistakes(arguments, message):
 
 def scene(height=20, width=30):
     rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (height, width, 3)).astype(np.uint8), rng.integers(0, 5, (height, width)).astype(np.uint8)
+    return rng.integers(0, 256,
+                        (height, width,
+                         3)).astype(np.uint8), rng.integers(0, 5, (height, width)).astype(np.uint8)
 
 
 def test_augmentation_is_a_pure_function():
@@ -323,7 +340,8 @@ def test_image_and_label_stay_together():
     for seed in range(20):
         x, y = transforms.augment(image, label, np.random.default_rng(seed), 24)
         inside = y != 255
-        assert np.array_equal(x[..., 0][inside], y[inside]) and (x[~inside] == transforms.MEAN_COLOUR).all()
+        assert (np.array_equal(x[..., 0][inside], y[inside])
+                and (x[~inside] == transforms.MEAN_COLOUR).all())
         assert inside.sum() == 20 * 24
 
 

@@ -1,4 +1,5 @@
-"""Damaged files: 500 mutations of valid pictures and checkpoints. Each is either read or a UserError, at once."""
+"""Damaged files: 500 mutations of valid pictures and checkpoints. Each is either read or a
+UserError, at once."""
 
 import io
 import random
@@ -12,7 +13,7 @@ from common import checkpoint
 from common.errors import UserError
 from datasets.files import read_image, read_label
 from datasets.shapes import make_scene
-from tests.torture import differences
+from tests.crash import differences
 
 
 def mutate(content, rng):
@@ -20,7 +21,8 @@ def mutate(content, rng):
     content = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 8))):
         place, length = rng.randrange(len(content)), rng.randrange(1, 40)
-        # Headers are short and decide most: half of all mutations are in the first and last hundred bytes.
+        # Headers are short and decide most: half of all mutations are in the first and last hundred
+        # bytes.
         if rng.random() < 0.5:
             place = rng.choice((place % 100, len(content) - 1 - place % 100)) % len(content)
         kind = rng.randrange(5)
@@ -50,8 +52,10 @@ def picture(kind, **settings):
 def checkpoint_bytes(legacy):
     """A small checkpoint of train.py's form."""
     state = {
-        "model": {"conv.weight": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(3)}, "optimizer": {"state": {}},
-        "config": {"paper": "pysa", "classes": ["a", "b"]}, "recipe": {"steps": 3}, "log": [{"miou": 0.5}], "step": 2,
+        "model": {"conv.weight": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(3)},
+        "optimizer": {"state": {}},
+        "config": {"paper": "pysa", "classes": ["a", "b"]}, "recipe": {"steps": 3},
+        "log": [{"miou": 0.5}], "step": 2,
     }
     file = io.BytesIO()
     torch.save(state, file, _use_new_zipfile_serialization=not legacy)
@@ -59,8 +63,8 @@ def checkpoint_bytes(legacy):
 
 
 def survives(read, path, content, check):
-    """True if the damaged file was read all the same. Anything but a result that passes `check`, or a UserError of
-    one line that names the file, fails the test."""
+    """True if the damaged file was read all the same. Anything but a result that passes `check`, or
+    a UserError of one line that names the file, fails the test."""
     path.write_bytes(content)
     try:
         check(read(path))
@@ -78,7 +82,8 @@ def is_label(array):
     assert array.dtype == np.uint8 and array.ndim == 2
 
 
-@pytest.mark.parametrize("kind,settings", [("PNG", {}), ("JPEG", {"quality": 90}), ("JPEG", {"progressive": True})])
+@pytest.mark.parametrize("kind,settings",
+                         [("PNG", {}), ("JPEG", {"quality": 90}), ("JPEG", {"progressive": True})])
 def test_pictures(tmp_path, kind, settings):
     image, label = picture(kind, **settings)
     rng, read = random.Random(0), 0
@@ -101,5 +106,6 @@ def test_checkpoints(tmp_path, legacy):
 
     for number in range(100):
         reader = checkpoint.load_run if number % 2 else checkpoint.load
-        read += survives(reader, tmp_path / "a.pt", mutate(content, rng), is_the_run if number % 2 else id)
+        read += survives(reader, tmp_path / "a.pt", mutate(content, rng),
+                         is_the_run if number % 2 else id)
     assert read < 60

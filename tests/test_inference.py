@@ -1,4 +1,5 @@
-"""Whole images, windows, scales, mirror images: identities that hold for every network, and the published rules."""
+"""Whole images, windows, scales, mirror images: identities that hold for every network, and the
+published rules."""
 
 import dataclasses
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.inference import (
-    PROTOCOLS, Protocol, evaluate, fitted_size, normalise, predict, scores, window_starts,
+    PROTOCOLS, Protocol, fitted_size, normalise, predict, scores, window_starts,
 )
 
 WHOLE = PROTOCOLS["whole"]
@@ -32,11 +33,13 @@ class Pointwise(nn.Module):
 
 
 class Surroundings(Pointwise):
-    """Scores that depend on the neighbourhood, on the place in the window and on its size, differently left and right."""
+    """Scores that depend on the neighbourhood, on the place in the window and on its size,
+    differently left and right."""
 
     def forward(self, images):
         places = torch.linspace(0, 1, images.shape[-1]) + 0.01 * images.shape[-2]
-        return {"out": self.layer(F.avg_pool2d(images, 3, 1, 1)) + torch.arange(5.0)[:, None, None] * places}
+        return {"out": self.layer(F.avg_pool2d(images, 3, 1, 1)) + torch.arange(5.0)[:, None, None]
+                * places}
 
 
 class Coarse(Pointwise):
@@ -66,18 +69,21 @@ def test_windows_do_not_matter_to_a_pointwise_network(average, crop, stride):
     if average == "probabilities":
         expected = expected.softmax(0)
     for centre in (False, True):
-        got = scores(model, image, Protocol(crop=crop, stride=stride, average=average, centre=centre))
+        got = scores(model, image,
+                     Protocol(crop=crop, stride=stride, average=average, centre=centre))
         assert torch.allclose(got, expected, atol=1e-5)
 
 
 def test_a_constant_image_does_not_depend_on_the_stride():
     image, model = np.full((50, 90, 3), 77, np.uint8), Pointwise()
-    assert all(torch.allclose(scores(model, image, Protocol(crop=32, stride=s)), scores(model, image), atol=1e-6)
+    assert all(torch.allclose(scores(model, image, Protocol(crop=32, stride=s)),
+                              scores(model, image), atol=1e-6)
                for s in (1, 5, 32))
 
 
 @pytest.mark.parametrize("protocol", [
-    Protocol(crop=32), Protocol(crop=32, average="probabilities", flip=True), Protocol(crop=32, scales=(0.5, 1.5), flip=True),
+    Protocol(crop=32), Protocol(crop=32, average="probabilities", flip=True),
+    Protocol(crop=32, scales=(0.5, 1.5), flip=True),
 ])
 def test_the_number_of_windows_at_a_time_does_not_matter(protocol):
     image, model = picture(60, 75), Surroundings()
@@ -87,20 +93,25 @@ def test_the_number_of_windows_at_a_time_does_not_matter(protocol):
 
 
 @pytest.mark.parametrize("protocol", [
-    Protocol(flip=True), Protocol(flip=True, average="probabilities"), Protocol(flip=True, scales=(0.5, 1.25)),
+    Protocol(flip=True), Protocol(flip=True, average="probabilities"),
+    Protocol(flip=True, scales=(0.5, 1.25)),
 ])
 def test_mirror_images(protocol):
     """A mirrored image gives the mirrored answer, which one direction alone does not."""
     image, model = picture(48, 40), Surroundings()
     answer = scores(model, image, protocol)
-    assert torch.allclose(scores(model, image[:, ::-1].copy(), protocol).flip(-1), answer, atol=1e-5)
+    assert torch.allclose(scores(model, image[:, ::-1].copy(), protocol).flip(-1), answer,
+                          atol=1e-5)
     alone = dataclasses.replace(protocol, flip=False)
-    assert not torch.allclose(scores(model, image[:, ::-1].copy(), alone).flip(-1), scores(model, image, alone), atol=1e-2)
+    assert not torch.allclose(scores(model, image[:, ::-1].copy(), alone).flip(-1),
+                              scores(model, image, alone), atol=1e-2)
 
 
-@pytest.mark.parametrize("size,crop,stride", [(100, 32, 21), (465, 465, 310), (466, 465, 310), (1, 32, 5), (96, 32, 32)])
+@pytest.mark.parametrize("size,crop,stride", [(100, 32, 21), (465, 465, 310), (466, 465, 310),
+                                              (1, 32, 5), (96, 32, 32)])
 def test_window_starts(size, crop, stride):
-    """Every pixel is covered, windows end at the border, and their number is that of both published codes."""
+    """Every pixel is covered, windows end at the border, and their number is that of both published
+    codes."""
     starts = window_starts(size, crop, stride)
     covered = np.zeros(max(size, crop), int)
     for start in starts:
@@ -115,12 +126,14 @@ def test_sliding_by_hand():
     image, model = picture(32, 48), Surroundings()
     x = normalise(image)[None]
     left, right = (model(x[..., start : start + 32])["out"][0] for start in (0, 16))
-    expected = torch.cat([left[..., :16], (left[..., 16:] + right[..., :16]) / 2, right[..., 16:]], dim=-1)
+    expected = torch.cat([left[..., :16], (left[..., 16:] + right[..., :16]) / 2, right[..., 16:]],
+                         dim=-1)
     assert torch.allclose(scores(model, image, Protocol(crop=32, stride=16)), expected, atol=1e-6)
 
 
 def semseg(model, image, base, crop, scales):
-    """The test of PSANet's authors, as they wrote it: one window, one map per scale at the scale's own size."""
+    """The test of PSANet's authors, as they wrote it: one window, one map per scale at the scale's
+    own size."""
     size, total = image.shape[:2], 0
     for scale in scales:
         long = round(scale * base)
@@ -134,12 +147,14 @@ def semseg(model, image, base, crop, scales):
         probability, count = torch.zeros(1, 5, *x.shape[-2:]), torch.zeros(x.shape[-2:])
         for i in range(grid[0]):
             for j in range(grid[1]):
-                bottom, right = min(i * stride + crop, x.shape[-2]), min(j * stride + crop, x.shape[-1])
+                bottom, right = min(i * stride + crop,
+                                    x.shape[-2]), min(j * stride + crop, x.shape[-1])
                 window = (..., slice(bottom - crop, bottom), slice(right - crop, right))
                 both = model(torch.cat([x[window], x[window].flip(-1)]))["out"].softmax(1)
                 probability[window] += ((both[0] + both[1].flip(-1)) / 2)[None]
                 count[window[1:]] += 1
-        probability = (probability / count)[..., before[0] : before[0] + scaled[0], before[1] : before[1] + scaled[1]]
+        rows, columns = (slice(b, b + side) for b, side in zip(before, scaled))
+        probability = (probability / count)[..., rows, columns]
         total = total + F.interpolate(probability, size, mode="bilinear", align_corners=False)[0]
     return total
 
@@ -147,7 +162,8 @@ def semseg(model, image, base, crop, scales):
 @pytest.mark.parametrize("size", [(37, 53), (90, 61), (20, 80)])
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.75)])
 def test_protocol_of_psanet(size, scales):
-    """Windows that go straight into the final resolution give what averaging first and resizing then gives."""
+    """Windows that go straight into the final resolution give what averaging first and resizing
+    then gives."""
     from papers.psanet.recipe import windows
     image, model = picture(*size), Surroundings()
     protocol = dataclasses.replace(windows(33, 64), scales=scales)
@@ -157,13 +173,15 @@ def test_protocol_of_psanet(size, scales):
 
 
 def mmseg(model, image, fit, crop, stride, ratios):
-    """Windows, ratios and mirror images as mmsegmentation 0.x has them: logits averaged, then resized, then softmax."""
+    """Windows, ratios and mirror images as mmsegmentation 0.x has them: logits averaged, then
+    resized, then softmax."""
     size, total = image.shape[:2], 0
     for ratio in ratios:
         box = [int(side * ratio) for side in fit]
         factor = min(max(box) / max(size), min(box) / min(size))
         scaled = [int(side * factor + 0.5) for side in size]
-        resized = F.interpolate(normalise(image)[None], scaled, mode="bilinear", align_corners=False)
+        resized = F.interpolate(normalise(image)[None], scaled, mode="bilinear",
+                                align_corners=False)
         for flip in (False, True):
             x = resized.flip(-1) if flip else resized
             x = F.pad(x, (0, max(0, crop - x.shape[-1]), 0, max(0, crop - x.shape[-2])))
@@ -171,12 +189,15 @@ def mmseg(model, image, fit, crop, stride, ratios):
             logits, count = torch.zeros(1, 5, *x.shape[-2:]), torch.zeros(x.shape[-2:])
             for i in range(grid[0]):
                 for j in range(grid[1]):
-                    bottom, right = min(i * stride + crop, x.shape[-2]), min(j * stride + crop, x.shape[-1])
-                    window = (..., slice(max(bottom - crop, 0), bottom), slice(max(right - crop, 0), right))
+                    bottom, right = min(i * stride + crop,
+                                        x.shape[-2]), min(j * stride + crop, x.shape[-1])
+                    window = (..., slice(max(bottom - crop, 0), bottom),
+                              slice(max(right - crop, 0), right))
                     logits[window] += model(x[window])["out"]
                     count[window[1:]] += 1
             logits = (logits / count)[..., : scaled[0], : scaled[1]]
-            probability = F.interpolate(logits, size, mode="bilinear", align_corners=False).softmax(1)[0]
+            probability = F.interpolate(logits, size, mode="bilinear",
+                                        align_corners=False).softmax(1)[0]
             total = total + (probability.flip(-1) if flip else probability)
     return total
 
@@ -199,8 +220,10 @@ def test_protocol_of_lrformer():
     image = picture(37, 53)
     answer = scores(model, image, Protocol(fit=(2048, 50), multiple=32))
     first = F.interpolate(normalise(image)[None], (50, 72), mode="bilinear", align_corners=False)
-    assert torch.equal(seen[0], F.interpolate(first, (64, 96), mode="bilinear", align_corners=False))
-    expected = F.interpolate(model(seen[0])["out"], (37, 53), mode="bilinear", align_corners=False)[0]
+    assert torch.equal(seen[0],
+                       F.interpolate(first, (64, 96), mode="bilinear", align_corners=False))
+    expected = F.interpolate(model(seen[0])["out"], (37, 53), mode="bilinear",
+                             align_corners=False)[0]
     assert torch.allclose(answer, expected, atol=1e-5)
 
 
@@ -216,44 +239,22 @@ def test_fitted_size(size, fit, factor, expected):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (7, 33), (200, 3)])
 @pytest.mark.parametrize("protocol", [
-    WHOLE, Protocol(crop=32), Protocol(scales=(0.5,)), Protocol(fit=(64, 48), crop=32, average="probabilities", flip=True),
+    WHOLE, Protocol(crop=32), Protocol(scales=(0.5,)),
+    Protocol(fit=(64, 48), crop=32, average="probabilities", flip=True),
     PROTOCOLS["multiscale"], Protocol(fit=(2048, 8), multiple=32),
 ])
 def test_every_size(size, protocol):
-    prediction = predict(Pointwise(), picture(*size), dataclasses.replace(protocol, crop=min(protocol.crop, 40)))
+    prediction = predict(Pointwise(), picture(*size),
+                         dataclasses.replace(protocol, crop=min(protocol.crop, 40)))
     assert prediction.shape == size and prediction.dtype == np.uint8
 
 
 def test_a_smaller_answer_than_the_windows():
-    """Images larger than their labels do not occur, but copies at large scales do: windows may touch no pixel."""
+    """Images larger than their labels do not occur, but copies at large scales do: windows may
+    touch no pixel."""
     assert torch.allclose(
         scores(Pointwise(), np.full((4, 5, 3), 9, np.uint8), Protocol(scales=(40.0,), crop=32)),
         scores(Pointwise(), np.full((4, 5, 3), 9, np.uint8)), atol=1e-5)
-
-
-class Dataset:
-    classes, palette = ("a", "b", "c", "d", "e"), [(0, 0, 0)] * 5
-    stored_ids = np.array([7, 8, 11, 12, 33], np.uint8)
-
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        image = picture(33, 40, index)
-        return image, predict(Pointwise(), image)
-
-    def sample_name(self, index):
-        return f"münchen {index}"
-
-
-def test_saved_predictions_carry_the_datasets_own_ids(tmp_path):
-    from PIL import Image
-    matrix, kept = evaluate(Pointwise(), Dataset(), 5, keep=2, save_to=tmp_path)
-    assert matrix.miou == 1.0 and len(kept) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"münchen {index}.png" for index in range(3)]
-    for index in range(3):
-        with Image.open(tmp_path / f"münchen {index}.png") as file:
-            assert file.mode == "L" and np.array_equal(np.asarray(file), Dataset.stored_ids[Dataset()[index][1]])
 
 
 def test_every_paper_protocol_is_possible():
@@ -264,4 +265,5 @@ def test_every_paper_protocol_is_possible():
         recipe = importlib.import_module(f"papers.{path.parent.name}.recipe")
         for name, protocol in recipe.PROTOCOLS.items():
             assert name.removesuffix("_l") in datasets.NAMES and name in recipe.RECIPES
-            assert protocol.average in ("logits", "probabilities") and protocol.stride <= (protocol.crop or 1)
+            assert (protocol.average in ("logits", "probabilities")
+                    and protocol.stride <= (protocol.crop or 1))

@@ -1,4 +1,5 @@
-"""The score: bit-identical to a plain loop, and right in the corners where implementations differ."""
+"""The score: bit-identical to a plain loop, and right in the corners where implementations
+differ."""
 
 import math
 
@@ -26,7 +27,8 @@ def by_loop(prediction, label, n):
 def test_equals_the_loop(seed):
     rng = np.random.default_rng(seed)
     n = 6
-    prediction = rng.integers(0, n - 1, (3, 17, 13)).astype(np.uint8)  # the last class is never predicted
+    # the last class is never predicted
+    prediction = rng.integers(0, n - 1, (3, 17, 13)).astype(np.uint8)
     label = rng.choice([0, 1, 2, 5, 255], (3, 17, 13)).astype(np.uint8)  # 3 and 4 never occur
     matrix = ConfusionMatrix(n)
     for p, t in zip(prediction, label):
@@ -45,7 +47,8 @@ def test_absent_classes_are_left_out():
 
 
 def test_predicted_but_never_labelled_counts_as_zero():
-    assert ConfusionMatrix(3).update(np.array([2, 0]), np.array([0, 0])).miou == 0.25  # IoUs 1/2, -, 0
+    # IoUs 1/2, -, 0
+    assert ConfusionMatrix(3).update(np.array([2, 0]), np.array([0, 0])).miou == 0.25
 
 
 def test_everything_ignored():
@@ -78,7 +81,8 @@ def test_no_overflow():
 
 
 @pytest.mark.parametrize("prediction,label,message", [
-    ([3], [0], "prediction contains 3"), ([-1], [0], "prediction contains -1"), ([0], [200], "label contains 200"),
+    ([3], [0], "prediction contains 3"), ([-1], [0], "prediction contains -1"),
+    ([0], [200], "label contains 200"),
     ([0, 1], [0], "shape"),
 ])
 def test_wrong_values_are_named(prediction, label, message):
@@ -97,12 +101,16 @@ def test_three_conventions_for_absent_classes():
     assert matrix.miou == pytest.approx((0.5 + 0 + 1) / 3)
     assert matrix.mean_iou(absent=0) == pytest.approx((0.5 + 0 + 1 + 0) / 4)
     assert matrix.mean_iou(labelled_only=True) == pytest.approx((0.5 + 1) / 2)
-    assert "left out: 1 of 4 classes" in matrix.table("abcd") and f"{1.5 / 4:.1%}" in matrix.table("abcd")
-    assert math.isnan(ConfusionMatrix(4).mean_iou(absent=float("nan"))) and ConfusionMatrix(4).mean_iou(absent=0) == 0
+    assert ("left out: 1 of 4 classes" in matrix.table("abcd")
+            and f"{1.5 / 4:.1%}" in matrix.table("abcd"))
+    assert (math.isnan(ConfusionMatrix(4).mean_iou(absent=float("nan")))
+            and ConfusionMatrix(4).mean_iou(absent=0) == 0)
 
 
 def test_the_published_check_of_ade20k():
-    """The benchmark's kit: labels as their own predictions, 15 of 150 classes in them: 0.1000 under its convention."""
+    """The benchmark's kit: labels as their own predictions, 15 of 150 classes in them: 0.1000 under
+    its convention."""
     label = np.arange(15)
     matrix = ConfusionMatrix(150).update(label, label)
-    assert matrix.mean_iou(absent=0) == pytest.approx(0.1) and matrix.miou == 1 and matrix.pixel_accuracy == 1
+    assert (matrix.mean_iou(absent=0) == pytest.approx(0.1) and matrix.miou == 1
+            and matrix.pixel_accuracy == 1)

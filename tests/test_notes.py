@@ -1,4 +1,5 @@
-"""Notes and code say the same: every name exists, every equation has its line, every link leads there."""
+"""Notes and code say the same: every name exists, every equation has its line, every link leads
+there."""
 
 import csv
 import importlib
@@ -16,7 +17,8 @@ def notes(paper):
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_name_exists(paper):
     text = notes(paper)
-    named = re.findall(r"[`\[](naive|model|fast|boundary|readings|official|recipe|resnet|vit)\.([A-Za-z_]\w*(?:\.\w+)*)", text)
+    files = "naive|model|fast|boundary|readings|official|recipe|resnet|vit"
+    named = re.findall(rf"[`\[]({files})\.([A-Za-z_]\w*(?:\.\w+)*)", text)
     assert len(named) > 10
     for part, name in named:
         if name in ("py", "md"):
@@ -41,7 +43,8 @@ def test_every_row_links_to_its_line(paper):
     text = notes(paper)
     for match in ROW.finditer(text):
         found = {link[1]: (link[2], int(link[4])) for link in LINK.finditer(match[0])}
-        assert "naive" in found and len(found) > 1, f"({match[1]}) needs a link to its loop and one to its line"
+        assert ("naive" in found
+                and len(found) > 1), f"({match[1]}) needs a link to its loop and one to its line"
         for part, (_, line) in found.items():
             assert line in marks(paper, part)[match[1]], f"({match[1]}): run `make links`"
     assert relink(text, paper) == text, "links are out of date: run `make links`"
@@ -55,17 +58,20 @@ def anchors(page):
     text = page.read_text(encoding="utf-8")
     if page.suffix != ".md":
         return {f"L{number}" for number in range(1, len(text.splitlines()) + 1)}
-    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text,
+                                               flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def dead_links(page, text):
     """The relative links of a page that lead nowhere."""
-    outside = re.sub(r"^(`{3,}).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE)  # of blocks of code
+    # of blocks of code
+    outside = re.sub(r"^(`{3,}).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE)
     for link in re.findall(r"(?:\]\(|src=\")([^)\s\"]+)", outside):
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
-        if not re.match(r"\w+:", link) and not (target.exists() and (not anchor or anchor in anchors(target))):
+        if not re.match(r"\w+:", link) and not (target.exists()
+                                                and (not anchor or anchor in anchors(target))):
             yield link
 
 
@@ -77,7 +83,8 @@ def test_links_resolve(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_rows_of_a_table_have_as_many_cells(page):
     """Markdown drops without a word what stands behind the last column of the heading."""
-    text = re.sub(r"^(`{3,}).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^(`{3,}).*?^\1", "", page.read_text(encoding="utf-8"),
+                  flags=re.DOTALL | re.MULTILINE)
     for lines in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
         rows = [re.split(r"(?<!\\)\|", line) for line in lines.splitlines()]
         assert {len(row) for row in rows} == {len(rows[0])}, lines
@@ -92,7 +99,7 @@ def test_dead_links_are_found():
 
 def measured(name, path="CSV"):
     """A benchmark and the rows of a CSV that it wrote."""
-    bench = importlib.import_module(f"studies.{name}")
+    bench = importlib.import_module(name)
     with getattr(bench, path).open(encoding="utf-8") as file:
         return bench, list(csv.DictReader(file))
 
@@ -104,26 +111,27 @@ def lacks(path, lines):
 
 
 TABLES = [  # page, benchmark, CSV, function that makes the lines
-    ("README.md", "probes", "CSV", "table"),
-    ("README.md", "cost", "CSV", "table"),
-    ("README.md", "results", "CSV", "table"),
-    ("docs/choosing.md", "probes", "LONG_CSV", "longer_table"),
-    ("docs/choosing.md", "cost", "WHOLE", "networks_table"),
-    ("docs/choosing.md", "results", "CSV", "classes_table"),
-    ("papers/pysa/paper.md", "camvid", "CSV", "table"),
+    ("README.md", "studies.probes", "CSV", "table"),
+    ("README.md", "studies.cost", "CSV", "table"),
+    ("README.md", "studies.results", "CSV", "table"),
+    ("docs/choosing.md", "studies.probes", "LONG_CSV", "longer_table"),
+    ("docs/choosing.md", "studies.cost", "WHOLE", "networks_table"),
+    ("docs/choosing.md", "studies.results", "CSV", "classes_table"),
+    ("papers/pysa/paper.md", "papers.pysa.evidence.camvid", "CSV", "table"),
 ]
 
 
 @pytest.mark.parametrize("page,name,path,function", TABLES)
 def test_tables_are_the_measured_ones(page, name, path, function):
     bench, rows = measured(name, path)
-    assert not lacks(page, getattr(bench, function)(rows)), f"copy what `python -m studies.{name}` prints into {page}"
+    table = getattr(bench, function)(rows)
+    assert not lacks(page, table), f"copy what `python -m {name}` prints into {page}"
 
 
 def test_scores_are_the_logged_ones():
     """Every val score of docs/results.csv is the best row of that run's log."""
-    bench, rows = measured("results")
-    _, log = measured("results", "LOG")
+    bench, rows = measured("studies.results")
+    _, log = measured("studies.results", "LOG")
     for row in rows:
         run = (row["network"], row["seed"])
         best = max(float(line["miou"]) for line in log if (line["network"], line["seed"]) == run)
@@ -132,7 +140,7 @@ def test_scores_are_the_logged_ones():
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_tables_of_the_papers_are_the_measured_ones(paper):
-    shapes, rows = measured("shapes_table")
+    shapes, rows = measured("studies.shapes_table")
     rows = [row for row in rows if row["paper"] == paper]  # a new paper may have none
     missing = lacks(f"papers/{paper}/paper.md", shapes.table(rows) if rows else [])
     assert not missing, f"copy what `python -m studies.shapes_table --papers {paper}` prints"

@@ -1,4 +1,5 @@
-"""The real datasets in every layout they come in: the right files, in the right order, with the right ids."""
+"""The real datasets in every layout they come in: the right files, in the right order, with the
+right ids."""
 
 import functools
 import struct
@@ -17,7 +18,8 @@ from tests.layouts import element, mat_file, matrix
 
 NESTED = "VOCdevkit/VOC2012"
 COCO_ROW, COCO_IDS = [0, 10, 12, 89, 91, 181], [0, 10, 11, 79, 80, 170]
-CITYSCAPES_IDS = [255] * 7 + [0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+CITYSCAPES_IDS = [255] * 7 + [0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255, 6, 7, 8, 9, 10, 11,
+                              12, 13, 14, 15,
                               255, 255, 16, 17, 18]
 
 
@@ -41,24 +43,30 @@ TRAINAUG = ["2007_000001", "2007_000003", *layouts.AUGMENTED]
 AUGMENTED = TRAINAUG, [0, 19, 255, 14]
 STEMS = [f"00000000000{number}" for number in (1, 9)]
 
-# name of the layout: (dataset, how it is written, split, names in order, ids in the first row of the label)
+# name of the layout: (dataset, how it is written, split, names in order, ids in the first row of
+# the label)
 LAYOUTS = {
     "voc": ("voc2012", at("", layouts.voc), "train", *VOC),
     "voc in VOCdevkit": ("voc2012", at(NESTED, layouts.voc), "train", *VOC),
-    "voc in VOC2012, Windows lists": ("voc2012", at("VOC2012", layouts.voc, windows=True), "train", *VOC),
+    "voc in VOC2012, Windows lists": ("voc2012", at("VOC2012", layouts.voc, windows=True), "train",
+                                      *VOC),
     "voc val": ("voc2012", at("", layouts.voc), "val", ["2007_000002", "2007_000004"], VOC[1]),
     "trainaug without list": ("voc2012", at("", layouts.voc_augmented), "trainaug", *AUGMENTED),
     "trainaug, list of names": ("voc2012", functools.partial(
-        layouts.voc_list, name="ImageSets/Segmentation/trainaug.txt", line="{}"), "trainaug", *AUGMENTED),
+        layouts.voc_list, name="ImageSets/Segmentation/trainaug.txt", line="{}"), "trainaug",
+        *AUGMENTED),
     "trainaug, list of pairs": ("voc2012", functools.partial(
-        layouts.voc_list, name="list/train_aug.txt", line="/JPEGImages/{0}.jpg /SegmentationClassAug/{0}.png"),
+        layouts.voc_list, name="list/train_aug.txt",
+        line="/JPEGImages/{0}.jpg /SegmentationClassAug/{0}.png"),
         "trainaug", *AUGMENTED),
     "trainaug, another folder of lists": ("voc2012", functools.partial(
         layouts.voc_list, name="ImageSets/SegmentationAug/train_aug.txt",
         line="JPEGImages/{0}.jpg SegmentationClassAug/{0}.png"), "trainaug", *AUGMENTED),
     "trainaug, mmsegmentation, SBD": ("voc2012", at("", layouts.voc_mixed), "trainaug", *AUGMENTED),
-    "trainaug, mmsegmentation, VOC": ("voc2012", at("", layouts.voc_mixed), "trainaug", TRAINAUG, VOC[1]),
-    "trainaug, SBD inside": ("voc2012", functools.partial(sbd, place=f"{NESTED}/benchmark_RELEASE/dataset"),
+    "trainaug, mmsegmentation, VOC": ("voc2012", at("", layouts.voc_mixed), "trainaug", TRAINAUG,
+                                      VOC[1]),
+    "trainaug, SBD inside": ("voc2012",
+                             functools.partial(sbd, place=f"{NESTED}/benchmark_RELEASE/dataset"),
                              "trainaug", TRAINAUG, [0, 18, 3]),
     "trainaug, SBD beside": ("voc2012", functools.partial(sbd, place="benchmark_RELEASE/dataset"),
                              "trainaug", TRAINAUG, [0, 18, 3]),
@@ -67,39 +75,52 @@ LAYOUTS = {
     "ade20k in its folder": ("ade20k", at("ADEChallengeData2016", layouts.ade20k), "val",
                              [f"ADE_val_0000000{i}" for i in (1, 2, 3)], [255, 0, 149, 6]),
     "cityscapes": ("cityscapes", at("", layouts.cityscapes), "train", [
-        f"{city}_000000_00001{i}_leftImg8bit" for city in ("aachen", "ulm") for i in (2, 9)], CITYSCAPES_IDS),
+        f"{city}_000000_00001{i}_leftImg8bit" for city in ("aachen", "ulm") for i in (2, 9)],
+        CITYSCAPES_IDS),
     "cityscapes test": ("cityscapes", at("cityscapes", layouts.cityscapes), "test",
                         [f"berlin_000000_00001{i}_leftImg8bit" for i in (2, 9)], [255] * 34),
-    "context 59": ("pascal_context59", functools.partial(context, voc="VOC2010", mats="trainval"), "train",
+    "context 59": ("pascal_context59", functools.partial(context, voc="VOC2010", mats="trainval"),
+                   "train",
                    layouts.CONTEXT["train"], [255, 0, 1, 2, 58, 255, 255]),
     "context 60": ("pascal_context60", functools.partial(context, voc="", mats="trainval"), "val",
                    layouts.CONTEXT["val"], [0, 1, 2, 3, 59, 0, 0]),
-    "context deeper": ("pascal_context60", functools.partial(context, voc="VOCdevkit/VOC2010", mats="context/trainval"),
+    "context deeper": ("pascal_context60",
+                       functools.partial(context, voc="VOCdevkit/VOC2010", mats="context/trainval"),
                        "train", layouts.CONTEXT["train"], [0, 1, 2, 3, 59, 0, 0]),
     "context mmseg 59": ("pascal_context59", at("VOCdevkit/VOC2010", layouts.context_mmseg), "val",
                          layouts.CONTEXT["val"], [255, 0, 1, 2, 58]),
-    "context mmseg 60": ("pascal_context60", at("", layouts.context_mmseg, other_lists=False), "train",
+    "context mmseg 60": ("pascal_context60", at("", layouts.context_mmseg, other_lists=False),
+                         "train",
                          layouts.CONTEXT["train"], [0, 1, 2, 3, 59]),
     "context openseg 59": ("pascal_context59", at("", layouts.context_openseg), "train",
                            layouts.CONTEXT["train"], [255, 0, 1, 2, 58]),
     "context openseg 60": ("pascal_context60", at("pascal_context", layouts.context_openseg), "val",
                            sorted(layouts.CONTEXT["val"]), [0, 1, 2, 3, 59]),
-    "164k": ("coco_stuff164k", at("", layouts.coco_164k, converted=False), "train", STEMS, COCO_IDS + [255]),
-    "164k and copies": ("coco_stuff164k", at("coco_stuff164k", layouts.coco_164k), "val", STEMS, COCO_IDS + [255]),
-    "164k, copies only": ("coco_stuff164k", at("", layouts.coco_164k, original=False), "train", STEMS,
+    "164k": ("coco_stuff164k", at("", layouts.coco_164k, converted=False), "train", STEMS,
+             COCO_IDS + [255]),
+    "164k and copies": ("coco_stuff164k", at("coco_stuff164k", layouts.coco_164k), "val", STEMS,
+                        COCO_IDS + [255]),
+    "164k, copies only": ("coco_stuff164k", at("", layouts.coco_164k, original=False), "train",
+                          STEMS,
                           COCO_IDS + [255]),
-    "10k": ("coco_stuff10k", at("", layouts.coco_10k), "train", ["COCO_train2014_02", "COCO_train2014_01"],
+    "10k": ("coco_stuff10k", at("", layouts.coco_10k), "train",
+            ["COCO_train2014_02", "COCO_train2014_01"],
             [255] + COCO_IDS),
-    "10k val is test": ("coco_stuff10k", at("coco_stuff10k", layouts.coco_10k), "val", ["COCO_train2014_03"],
+    "10k val is test": ("coco_stuff10k", at("coco_stuff10k", layouts.coco_10k), "val",
+                        ["COCO_train2014_03"],
                         [255] + COCO_IDS),
     "10k converted": ("coco_stuff10k", at("", layouts.coco_10k_converted), "train",
                       ["COCO_train2014_01", "COCO_train2014_02"], [255] + COCO_IDS),
-    "10k converted test": ("coco_stuff10k", at("", layouts.coco_10k_converted), "test", ["COCO_train2014_03"],
+    "10k converted test": ("coco_stuff10k", at("", layouts.coco_10k_converted), "test",
+                           ["COCO_train2014_03"],
                            [255] + COCO_IDS),
-    "camvid": ("camvid", at("", layouts.camvid), "train", [f"frame é {i}" for i in range(3)], [0, 10, 255, 3]),
-    "camvid, Windows lists": ("camvid", at("CamVid", layouts.camvid, windows=True), "test", ["frame é 0"],
+    "camvid": ("camvid", at("", layouts.camvid), "train", [f"frame é {i}" for i in range(3)],
+               [0, 10, 255, 3]),
+    "camvid, Windows lists": ("camvid", at("CamVid", layouts.camvid, windows=True), "test",
+                              ["frame é 0"],
                               [0, 10, 255, 3]),
-    "folder": ("folder", at("", layouts.folder, windows=True), "val", ["photo 09", "photo 19"], [0, 1, 255]),
+    "folder": ("folder", at("", layouts.folder, windows=True), "val", ["photo 09", "photo 19"],
+               [0, 1, 255]),
 }
 
 
@@ -111,11 +132,13 @@ def test_layout(tmp_path, layout):
     assert [dataset.sample_name(i) for i in range(len(dataset))] == names
     rows = []
     for image, label in (dataset[i] for i in range(len(dataset))):
-        assert image.dtype == label.dtype == np.uint8 and image.shape == (*label.shape, 3) and image.flags.writeable
+        assert (image.dtype == label.dtype == np.uint8 and image.shape == (*label.shape, 3)
+                and image.flags.writeable)
         assert label.shape in layouts.SIZES and len(np.unique(image)) == 1
         assert (label[1:] == label[0, 0]).all()  # so no transposed or shuffled label passes
         rows.append(label[0, : len(row)].tolist())
-    if "mmsegmentation" in layout:  # the labels of VOC come from one folder, the others from another
+    # the labels of VOC come from one folder, the others from another
+    if "mmsegmentation" in layout:
         rows = rows[:2] if layout.endswith("VOC") else rows[2:]
     elif "SBD" in layout:
         assert [r[:3] for r in rows[:2]] == [VOC[1][:3]] * 2
@@ -147,7 +170,7 @@ def loaded(tmp_path, layout):
     return datasets.load(name, tmp_path, split)
 
 
-# ------------------------------------------------------------------------------------ the published tables
+# ----------------------------------------------------------------------------- the published tables
 
 
 def test_published_counts():
@@ -184,7 +207,8 @@ def test_context_rule():
     """The 59 kept ids, sorted, are 1 to 59; the alphabet orders the names."""
     ids, names = pascal_context.TABLE["ids"], pascal_context.TABLE["names"]
     assert ids == sorted(ids) and len(ids) == 60 and ids[0] == 0 and names[1:] == sorted(names[1:])
-    assert [names[i] for i in (0, 1, 3, 4, 59)] == ["background", "aeroplane", "bed", "bedclothes", "wood"]
+    assert [names[i] for i in (0, 1, 3, 4, 59)] == ["background", "aeroplane", "bed", "bedclothes",
+                                                    "wood"]
     assert (pascal_context.NUMBER_OF_RAW > 0).sum() == 59
     assert pascal_context.NUMBER_OF_RAW[[2, 458, 457]].tolist() == [1, 59, 0]
 
@@ -192,7 +216,8 @@ def test_context_rule():
 def test_class_names(tmp_path):
     """Where an id off by one would show."""
     for layout, number, name in [
-        ("voc", 20, "tvmonitor"), ("ade20k", 0, "wall"), ("cityscapes", 18, "bicycle"), ("context 59", 0, "aeroplane"),
+        ("voc", 20, "tvmonitor"), ("ade20k", 0, "wall"), ("cityscapes", 18, "bicycle"),
+        ("context 59", 0, "aeroplane"),
         ("context 60", 0, "background"), ("164k", 0, "person"), ("camvid", 10, "bicyclist"),
     ]:
         assert loaded(tmp_path / layout, layout).classes[number] == name
@@ -202,11 +227,12 @@ def test_colours_tell_classes_apart(tmp_path):
     """VOC's palette is computable: bits of the index, interleaved."""
     palette = loaded(tmp_path, "voc").palette
     for index, colour in enumerate(palette):
-        expected = [sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
+        expected = [sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3))
+                    for channel in range(3)]
         assert list(colour) == expected
 
 
-# ------------------------------------------------------------------------------------ what people trip over
+# ---------------------------------------------------------------------------- what people trip over
 
 
 def test_trainaug_never_holds_val(tmp_path):
@@ -230,11 +256,13 @@ def test_splits_without_labels(tmp_path, name, layout, split, valid):
         datasets.load(name, tmp_path, split)
 
 
-@pytest.mark.parametrize("name", [name for name in datasets.NAMES if name in datasets.LOADERS and name != "folder"])
+@pytest.mark.parametrize(
+    "name", [name for name in datasets.NAMES if name in datasets.LOADERS and name != "folder"])
 def test_an_empty_folder_says_what_was_looked_for(tmp_path, name):
     with pytest.raises(UserError) as error:
         datasets.load(name, tmp_path, "train")
-    assert f"--data {tmp_path}" in str(error.value) and " is missing; looked there and in " in str(error.value)
+    assert (f"--data {tmp_path}" in str(error.value)
+            and " is missing; looked there and in " in str(error.value))
 
 
 def test_trainaug_without_sbd(tmp_path):
@@ -312,12 +340,15 @@ def write(tmp_path, data):
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("kind,stored", [
-    ("u1", "u1"), ("f8", "u1"), ("f8", "f8"), ("f8", "u2"), ("f4", "f4"), ("i1", "i1"), ("i4", "i2"), ("u8", "u8"),
+    ("u1", "u1"), ("f8", "u1"), ("f8", "f8"), ("f8", "u2"), ("f4", "f4"), ("i1", "i1"),
+    ("i4", "i2"), ("u8", "u8"),
     ("i8", "i8"), ("u4", "u4")])
 def test_mat_numbers(tmp_path, order, packed, kind, stored):
-    """The stored type decides how bytes are read, not the class; columns come first; other variables are skipped."""
+    """The stored type decides how bytes are read, not the class; columns come first; other
+    variables are skipped."""
     other = matrix("other", np.eye(3), "f8", order=order)
-    path = write(tmp_path, mat_file(other, matrix("S", IDS, kind, stored, order), other, order=order, packed=packed))
+    path = write(tmp_path, mat_file(other, matrix("S", IDS, kind, stored, order), other,
+                                    order=order, packed=packed))
     ids = matlab.read_ids(path, "S")
     assert ids.dtype == np.uint16 and ids.tolist() == IDS.tolist()
 
@@ -333,7 +364,8 @@ def test_mat_small_elements(tmp_path, order, values):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_mat_struct(tmp_path, order):
-    fields = {"First": matrix("", np.eye(4), "f8", order=order), "Segmentation": matrix("", IDS, order=order)}
+    fields = {"First": matrix("", np.eye(4), "f8", order=order),
+              "Segmentation": matrix("", IDS, order=order)}
     path = write(tmp_path, mat_file(layouts.structure("GTcls", fields, order), order=order))
     assert matlab.read_ids(path, "GTcls", "Segmentation").tolist() == IDS.tolist()
     with pytest.raises(UserError, match="label.mat: it has no field Other"):
@@ -358,7 +390,8 @@ def test_mat_what_is_no_id(tmp_path, values):
 GOOD = mat_file(matrix("S", IDS), packed=False)
 SHAPE = struct.pack("<2i", 3, 5)
 BROKEN = {
-    "HDF5": (b"MATLAB 7.3 MAT-file".ljust(126) + b"IM" + b"\x89HDF\r\n" * 9, "7.3 file; load it in MATLAB"),
+    "HDF5": (b"MATLAB 7.3 MAT-file".ljust(126) + b"IM" + b"\x89HDF\r\n" * 9,
+             "7.3 file; load it in MATLAB"),
     "bare HDF5": (b"\x89HDF\r\n\x1a\n" + b"\0" * 200, "7.3 file"),
     "text": (b"not a label " * 30, "is not a MATLAB 5 file"),
     "empty": (b"", "is not a MATLAB 5 file"),
@@ -366,12 +399,16 @@ BROKEN = {
     "other variable": (mat_file(matrix("T", IDS)), "it has no variable S"),
     "cut in the numbers": (GOOD[:-9], "it is cut short or damaged"),
     "cut in a packed one": (mat_file(matrix("S", IDS))[:-9], "it is cut short or damaged"),
-    "cut inside packing": (GOOD[:128] + struct.pack("<II", 15, 20) + zlib.compress(GOOD[128:])[:20], "cut short"),
+    "cut inside packing": (GOOD[:128] + struct.pack("<II", 15, 20) + zlib.compress(GOOD[128:])[:20],
+                           "cut short"),
     "garbage packed": (GOOD[:128] + struct.pack("<II", 15, 20) + b"\1" * 20, "Error"),
-    "text variable": (mat_file(layouts.array("S", 4, (1, 2), element(16, b"ab"))), "S does not hold numbers"),
-    "huge shape": (GOOD.replace(SHAPE, struct.pack("<2i", 2**31 - 1, 2**31 - 1)), "15 numbers for the shape"),
+    "text variable": (mat_file(layouts.array("S", 4, (1, 2), element(16, b"ab"))),
+                      "S does not hold numbers"),
+    "huge shape": (GOOD.replace(SHAPE, struct.pack("<2i", 2**31 - 1, 2**31 - 1)),
+                   "15 numbers for the shape"),
     "negative shape": (GOOD.replace(SHAPE, struct.pack("<2i", -3, -5)), "15 numbers for the shape"),
-    "huge size": (GOOD[:132] + struct.pack("<I", 2**32 - 1) + GOOD[136:], "it is cut short or damaged"),
+    "huge size": (GOOD[:132] + struct.pack("<I", 2**32 - 1) + GOOD[136:],
+                  "it is cut short or damaged"),
     "no numbers": (mat_file(matrix("S", np.zeros((0, 0)))), "wanted [height, width]"),
     "packed in packed": (mat_file(mat_file(matrix("S", IDS))[128:]), "it has no variable S"),
     "zeros": (mat_file(b"\0" * 1_000_000), "it is cut short or damaged"),
@@ -385,11 +422,13 @@ def test_mat_broken(tmp_path, monkeypatch, case):
     data, message = BROKEN[case]
     with pytest.raises(UserError) as error:
         matlab.read_ids(write(tmp_path, data), "S")
-    assert message in str(error.value) and "label.mat" in str(error.value) and "\n" not in str(error.value)
+    assert (message in str(error.value) and "label.mat" in str(error.value)
+            and "\n" not in str(error.value))
 
 
 def test_mat_damaged_anywhere(tmp_path):
-    """Cut at every byte, and with single bytes changed: numbers or a UserError, never anything else."""
+    """Cut at every byte, and with single bytes changed: numbers or a UserError, never anything
+    else."""
     rng = np.random.default_rng(0)
     for data, arguments in [(GOOD, ("S",)), (layouts.sbd_file(IDS), ("GTcls", "Segmentation"))]:
         changed = [data[:end] for end in range(0, len(data), 5)]

@@ -40,7 +40,7 @@ def spread(weights, size, grids):
 
 def explain(model, record, size, pixel):
     """One map for the last block of each stage and for each block of the decoder, mean over the heads. See
-    common/attention.py."""
+    papers/attention.py."""
     panels = {}
     for name, ((x, convs, _), _) in record.items():
         attention, parts = model.get_submodule(name), name.split(".")

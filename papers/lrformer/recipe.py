@@ -11,7 +11,7 @@ on Cityscapes.
 import dataclasses
 
 from common.inference import Protocol
-from common.training import Recipe
+from common.recipe import Recipe
 
 # The encoder's LayerNorms are not decayed; those of the decoder are.
 ENCODER_NORMS = (

@@ -12,7 +12,7 @@ RECORD = ("fpa", "fpa.pooled", "gaus.*", "gaus.*.channel")
 
 def explain(model, record, size, pixel):
     """The attention map (mean over its channels) or the factors of squeeze-and-excitation, the
-    global mean, and the gates of every GAU. See common/attention.py."""
+    global mean, and the gates of every GAU. See papers/attention.py."""
     panels, fpa = [], model.fpa
 
     def add_map(title, values):

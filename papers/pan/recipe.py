@@ -12,7 +12,7 @@ chosen.
 from dataclasses import replace
 
 from common.inference import SIX_SCALES, Protocol
-from common.training import Recipe
+from common.recipe import Recipe
 
 # 100 epochs of the 10,582 images of VOC 2012 with SBD. The paper then fine-tunes on the original
 # trainval set before it submits to the test server.

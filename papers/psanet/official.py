@@ -1,15 +1,21 @@
-"""Foreign weights for PSANet: the checkpoints of the authors' PyTorch code, and ImageNet ResNets."""
+"""Foreign weights for PSANet: checkpoints of the authors' PyTorch code, and ImageNet ResNets."""
 
 import math
 import re
 
 import torch
 
-from .model import build
+from . import model
+from .resnet import load_imagenet
 
 LAYERS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}  # blocks in layer3 -> preset
 COMPACT = (900, 2025)  # rows of a compact table for the crops 465 and 705
-# Official names, and ours. The stem is a Sequential there; reduce_p and attention_p belong to the second direction.
+OF_PSA = (  # options that say something about the PSA module only
+    "psa_type", "compact", "shrink_factor", "crop_size", "mask_size", "normalization_factor",
+    "psa_softmax",
+)
+# Official names, and ours. The stem is a Sequential there; reduce_p and attention_p belong to the
+# second direction.
 RENAMED = (
     (r"layer0\.(0|3|6)\.", lambda m: f"backbone.conv{int(m[1]) // 3 + 1}."),
     (r"layer0\.(1|4|7)\.", lambda m: f"backbone.bn{int(m[1]) // 3 + 1}."),
@@ -24,7 +30,7 @@ RENAMED = (
 
 
 def unwrap(state_dict):
-    """The tensors of a file, without the dict around them and the "module." in front of their names."""
+    """The tensors of a file, without the dict around them and the "module." in their names."""
     state_dict = state_dict.get("state_dict", state_dict)
     return {name.removeprefix("module."): value for name, value in state_dict.items()}
 
@@ -38,21 +44,16 @@ def rename(name):
     return None
 
 
-def listed(kind, names):
-    """A few of these names as text."""
-    return f"{len(names)} {kind} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+def convert(state_dict, **options):
+    """The official checkpoint under the names here, ready for `build(**build_arguments(...))`.
 
-
-def convert(state_dict):
-    """The official checkpoint under the names of this model, for `build(**build_arguments(state_dict))`.
-
-    state_dict: the file's content, bare or under "state_dict", names with or without "module.". The 1x1 convolution
-    [offsets, C, 1, 1] becomes the table [offsets, C]; nothing else changes its shape. Raises ValueError that lists
-    what is missing, unexpected or of another shape.
+    state_dict: the file's content, bare or under "state_dict", names with or without "module.".
+    options: of `model.build`, for what a file does not tell: see `build_arguments`. The 1x1
+    convolution [offsets, C, 1, 1] becomes the table [offsets, C]; nothing else changes its shape.
+    Raises ValueError that lists what is missing, unexpected or of another shape.
     """
-    arguments = build_arguments(state_dict)
     with torch.device("meta"):
-        wanted = build(**arguments).state_dict()
+        wanted = model.build(**build_arguments(state_dict, **options)).state_dict()
     converted, unexpected = {}, []
     for name, value in unwrap(state_dict).items():
         ours = rename(name)
@@ -60,24 +61,35 @@ def convert(state_dict):
             unexpected.append(name)
             continue
         converted[ours] = value.flatten(1) if ours.endswith("table") else value
-    missing = [name for name in wanted if name not in converted]
-    misshapen = [name for name in converted if converted[name].shape != wanted[name].shape]
-    problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-    if any(names for _, names in problems):
-        raise ValueError(
-            "this is no complete PSANet checkpoint: "
-            + "; ".join(listed(kind, names) for kind, names in problems if names)
-        )
+    problems = {
+        "missing": [name for name in wanted if name not in converted],
+        "unexpected": unexpected,
+        "of another shape": [n for n in converted if converted[n].shape != wanted[n].shape],
+    }
+    if any(problems.values()):
+        told = "".join(f", {name}={value}" for name, value in options.items())
+        raise ValueError(f"this is no complete PSANet checkpoint{told}: " + "; ".join(
+            f"{len(names)} {kind} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+            for kind, names in problems.items() if names
+        ))
     return converted
 
 
-def build_arguments(state_dict):
-    """The arguments of `model.build` for an official checkpoint: a dict with num_classes, preset and options.
+def build_arguments(state_dict, **options):
+    """The arguments of `model.build` for an official checkpoint: num_classes, preset and options.
 
-    Names and shapes do not tell everything. A checkpoint of one direction has the same names for either: it is
-    taken for "collect"; build with psa_type="distribute" where it is the other. The table's number of rows is taken
-    for a square mask, odd for offsets, even for the positions of a compact model; 900 and 2025 rows are compact.
-    Raises ValueError where that is impossible.
+    options: of `model.build`, for what a file does not tell. They are taken as they are, and
+    refused where they contradict the file. These load in silence, right or wrong:
+    psa_type      a file of one direction has the same names for either. "collect" is assumed.
+    mask_size     only the number of its entries is told. A square is assumed, and refused where the
+                  number is none. (21, 17) and (17, 21) fit the same file: rows come first.
+    compact       assumed where the mask has an even side, which offsets never have, and for the 900
+                  and 2025 entries of the usual crops. Else the entries are taken for offsets.
+    shrink_factor, psa_softmax, normalization_factor, zoom_factor
+                  have no weights. 2, True, 1.0 and 8 are assumed, as in every released
+                  configuration. With crop_size, mask_size follows from shrink_factor as in the
+                  training, and a pair that does not fit the file is refused.
+    Raises ValueError for another file.
     """
     state = unwrap(state_dict)
     blocks = len({name.split(".")[1] for name in state if name.startswith("layer3.")})
@@ -90,47 +102,48 @@ def build_arguments(state_dict):
     if "aux.4.weight" not in state:
         arguments["aux"] = False
     if "psa.attention.3.weight" not in state:
-        return {**arguments, "context": False}
-    rows = len(state["psa.attention.3.weight"])
-    side = math.isqrt(rows)
-    if side * side != rows:
-        raise ValueError(f"the mask has {rows} entries, which is no square; build the model with mask_size=(h, w)")
-    arguments["psa_type"] = "bidirection" if "psa.attention_p.3.weight" in state else "collect"
-    return {**arguments, "mask_size": (side, side), "compact": side % 2 == 0 or rows in COMPACT}
+        useless = [name for name in OF_PSA if name in options]
+        if useless:
+            raise ValueError(f"this file has no PSA module, to which {useless[0]} could apply")
+        return {**arguments, "context": False, **options}
+    two = "psa.attention_p.3.weight" in state
+    arguments["psa_type"] = "bidirection" if two else "collect"
+    return {**arguments, **options, **mask_of(len(state["psa.attention.3.weight"]), options)}
 
 
-def load_backbone(model, state_dict):
-    """Copy the ImageNet weights of a ResNet into model.backbone.
-
-    The authors' files have the deep stem (conv1, conv2, conv3) and fit completely. torchvision's have another stem
-    and narrower inputs of layer1; the rest of them fits, and those parts keep their initial weights.
-    The file may be bare or wrapped in "state_dict" or "model", its names may start with "module." or "backbone.";
-    its classifier is left aside. Returns a sentence that says what was loaded. Raises ValueError that lists
-    missing, unexpected and misshapen weights; the model is then left as it was.
-    """
-    for wrapper in ("state_dict", "model"):
-        state_dict = state_dict.get(wrapper, state_dict)
-    found = {}
-    for name, value in state_dict.items():
-        for prefix in ("module.", "backbone."):
-            name = name.removeprefix(prefix)
-        if not name.startswith("fc."):
-            found[name] = value
-    wanted = model.backbone.state_dict()
-    left_out = []
-    if "conv2.weight" in wanted and "conv1.weight" in found and "conv2.weight" not in found:  # another stem
-        stem = ("conv1.", "bn1.", "conv2.", "bn2.", "conv3.", "bn3.", "layer1.0.conv1.", "layer1.0.downsample.0.")
-        left_out = [name for name in wanted if name.startswith(stem) and not name.endswith("num_batches_tracked")]
-        found = {name: value for name, value in found.items() if not name.startswith(stem)}
-    missing = [n for n in wanted if n not in found and n not in left_out and not n.endswith("num_batches_tracked")]
-    unexpected = [name for name in found if name not in wanted]
-    misshapen = [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
-    problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-    if any(names for _, names in problems):
+def mask_of(rows, options):
+    """mask_size and compact of a table with so many rows, from the options where they tell."""
+    mask, compact = options.get("mask_size"), options.get("compact", rows in COMPACT)
+    if mask is None and "crop_size" in options:
+        o = {**model.DEFAULTS, **options}
+        told = o["crop_size"], o["shrink_factor"]
+        compact = options.get("compact", rows == math.prod(model.full_mask(*told, True)))
+        mask = model.full_mask(*told, compact)
+        source = f"crop_size={told[0]} with shrink_factor={told[1]}"
+    elif mask is None:
+        mask, source = (math.isqrt(rows),) * 2, "a square"
+        if math.prod(mask) != rows:
+            raise ValueError(
+                f"the mask has {rows} entries, which is no square: say mask_size=(rows, columns)"
+            )
+    else:
+        source = f"mask_size={mask}"
+    mask = tuple(mask)
+    if math.prod(mask) != rows:
         raise ValueError(
-            "these weights are of another backbone: "
-            + "; ".join(listed(kind, names) for kind, names in problems if names)
+            f"{source} means a mask of {math.prod(mask)} entries, but that of the file has {rows}"
         )
-    model.backbone.load_state_dict({**wanted, **found})
-    rest = f"; {listed('keep their initial values', left_out)}: the file has another stem" if left_out else ""
-    return f"loaded {len(found)} tensors into the backbone{rest}"
+    if any(side % 2 == 0 for side in mask):
+        compact = options.get("compact", True)
+        if not compact:
+            raise ValueError(
+                f"a mask of {mask[0]} x {mask[1]} has an even side, which offsets never have: it "
+                "is one of positions, compact=True"
+            )
+    return {"mask_size": mask, "compact": compact}
+
+
+def load_backbone(network, state_dict):
+    """Copy ImageNet weights into network.backbone, see `resnet.load_imagenet`. The authors' files
+    have the deep stem and fit completely; torchvision's have a plain one."""
+    return load_imagenet(network.backbone, state_dict)

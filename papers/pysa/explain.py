@@ -2,41 +2,37 @@
 
 import torch
 
-from .model import attend, enlarging_matrix, pool, project, pysa
+from .model import as_map, by_region
+from .readings import PositionedLevel
 
-RECORD = ("head", "head.reduce")
+RECORD = ("head", "head.levels.*.query", "head.levels.*.key")
 
 
-def cell_weights(x, level, pixel):
-    """How much each cell counts at one pixel of a level's output. x: [1, inputs, H, W], pixel: (row, column) in it
-    -> [heads, N, N], each head's weights sum to 1; cells outside the pixel's region have 0.
+def cell_weights(level, queries, keys, size, pixel):
+    """How much each cell counts at one pixel of a level's output.
 
-    The attention of the cells comes from Eq. (3) and (4) with one-hot values; the pixel then reads at most four cells.
+    queries, keys: [1, d, N, N] of the level. size: (H, W) of the map. pixel: (row, column) in it.
+    Returns [N, N], which sums to 1; cells outside the pixel's region have 0. By (E) the pixel reads
+    at most four cells; each of them has weights for the cells of its region, by (C).
     """
-    cells = pool(x, level.regions * level.cells, level.pool)
-    if level.reduce is not None:
-        cells = level.reduce(cells)
-    q, k = (project(cells, p.weight, p.bias) for p in (level.query, level.key))
-    side = cells.shape[-1]
-    one_hot = torch.eye(side**2).to(q).view(1, side**2, side, side).repeat(1, level.heads, 1, 1)
-    mixed = attend(q, k, one_hot, level.regions, level.heads, level.scaled, level.position)  # [1, heads*N*N, N, N]
-    rows, columns = (
-        enlarging_matrix(size, level.regions, level.cells, level.scope, level.interpolation)[p].to(q)
-        for size, p in zip(x.shape[-2:], pixel)
-    )
-    return (rows @ mixed @ columns).view(level.heads, side, side)
+    q, k = by_region(queries, level.regions), by_region(keys, level.regions)  # [1, R*R, G*G, d]
+    scores = q @ k.mT / q.shape[-1] ** 0.5                          # [1, R*R, G*G, G*G]
+    if isinstance(level, PositionedLevel):
+        scores = scores + level.relative()
+    rows, columns = (level.enlarging(n)[p].to(q) for n, p in zip(size, pixel, strict=True))  # [N]
+    read = by_region(torch.outer(rows, columns)[None, None], level.regions)  # [1, R*R, G*G, 1]
+    return as_map(torch.softmax(scores, dim=-1).mT @ read, level.regions, level.cells)[0, 0]
 
 
 def explain(model, record, size, pixel):
-    """One map per level, [N, N] cells, mean over the heads. See common/attention.py."""
-    head = model.head
-    reduced = "head.reduce" in record
-    x = record["head.reduce"][1] if reduced else record["head"][0][0]  # [1, C, H/8, W/8]
-    pixel = [(2 * p + 1) * cells // (2 * side) for p, cells, side in zip(pixel, x.shape[-2:], size)]
+    """One map per level, [N, N] cells. See papers/attention.py."""
+    (features,), _ = record["head"]                                 # [1, 2048, H/8, W/8]
+    sides = features.shape[-2:]
+    pixel = [(2 * p + 1) * n // (2 * side) for p, n, side in zip(pixel, sides, size, strict=True)]
     panels = []
-    for number, level in enumerate(head.levels, 1):
-        title = f"level {number}: {level.regions} x {level.regions} regions of {level.cells} x {level.cells} cells"
-        panels.append((title, cell_weights(x, level, pixel).mean(0)))
-        if head.variant == "series":
-            x = x + pysa(x, level)
+    for number, level in enumerate(model.head.levels):
+        queries, keys = (record[f"head.levels.{number}.{name}"][1] for name in ("query", "key"))
+        r, g = level.regions, level.cells
+        title = f"level {number + 1}: {r} x {r} regions of {g} x {g} cells"
+        panels.append((title, cell_weights(level, queries, keys, sides, pixel)))
     return panels

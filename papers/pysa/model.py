@@ -1,255 +1,218 @@
 """PySA: Pyramid Self-Attention for Semantic Segmentation (Qi, Wang, Hu, Tang, Liu; PRCV 2021).
 
-Read from top to bottom beside paper.md: the equations, one level, the two ways to stand levels together,
-the network. naive.py says the same with loops.
+Read from top to bottom beside paper.md: one level, levels in series, levels in parallel, the
+network. The letters are those of paper.md. naive.py says the same with loops; fast.py is a shorter
+way to the result of Series: read it later or never.
 
-Shapes: B images, C channels, an H x W map; R x R regions of G x G cells, so N = R * G cells per side.
-Pooling and enlarging are linear and separable, so both are two thin matrix products, T = P X P'^T and
-Y = U O U'^T, with P and U of size N x H and H x N. All that is not linear happens on at most 16 x 16 cells.
+Shapes: B images, C channels of the attention, an H x W map; R x R regions of G x G cells each, so
+N = R * G cells along a side; d is the width of queries and keys. Sizes in comments are those of an
+image of 512 x 512, C = 512, with R = 4 and G = 2.
 """
 
-import inspect
-import math
+import functools
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import fast
 from .resnet import ResNet
-
-# ------------------------------------------------------------------------------------------ the equations
-
-
-def pooling_matrix(size, cells):
-    """P [N, size]: row i averages the pixels of cell i. The bins are those of adaptive average pooling:
-    floor(i * size / N) to ceil((i + 1) * size / N), so they exist for every size >= 1."""
-    i = torch.arange(cells)
-    start, end = i * size // cells, -(-(i + 1) * size // cells)
-    pixel = torch.arange(size)
-    inside = (pixel >= start[:, None]) & (pixel < end[:, None])
-    return inside / (end - start)[:, None].double()
-
-
-def enlarging_matrix(size, regions, cells, scope="region", interpolation="bilinear"):
-    """U [size, R * G]: row y holds the weights of the cells that pixel y reads (at most two).
-
-    scope "region": bilinear inside each region, which keeps regions independent; "merged": bilinear over
-    the whole grid, so no seams. interpolation "nearest" reads one cell and makes the two scopes coincide.
-    """
-    grid = regions * cells
-    y = torch.arange(size)
-    # Integers decide who belongs where, so that ties cannot fall differently on another machine.
-    region = ((2 * y + 1) * regions // (2 * size)).clamp(max=regions - 1)  # of the pixel's centre
-    low, high = (region * cells, region * cells + cells - 1) if scope == "region" else (0 * y, 0 * y + grid - 1)
-    u = torch.zeros(size, grid, dtype=torch.float64)
-    if interpolation == "nearest":
-        nearest = ((2 * y + 1) * grid // (2 * size)).clamp(low, high)
-        return u.index_put_((y, nearest), torch.ones(size, dtype=torch.float64))
-    numerator = (2 * y + 1) * grid - size  # the position among the cells is numerator / (2 * size)
-    floor = numerator.div(2 * size, rounding_mode="floor")
-    fraction = (numerator - floor * 2 * size).double() / (2 * size)
-    u.index_put_((y, floor.clamp(low, high)), 1 - fraction, accumulate=True)
-    return u.index_put_((y, (floor + 1).clamp(low, high)), fraction, accumulate=True)
-
-
-def pool(x, cells, reduction="avg"):
-    """Eq. (1): one feature per grid cell. x: [B, C, H, W], reduction "avg" or "max" -> [B, C, N, N]."""
-    if reduction == "max":
-        return F.adaptive_max_pool2d(x, cells)
-    rows, columns = (pooling_matrix(size, cells).to(x) for size in x.shape[-2:])
-    return rows @ (x @ columns.T)  # Eq. (1)
-
-
-def project(t, weight, bias):
-    """Eq. (2): one linear map, the same for every cell. t: [B, C, N, N], weight [D, C] -> [B, D, N, N]."""
-    return F.conv2d(t, weight.flatten(1)[:, :, None, None], bias)  # Eq. (2)
-
-
-def attend(q, k, v, regions, heads=1, scaled=True, position=None):
-    """Eq. (3) and (4): self-attention among the G * G cells of each region.
-
-    q, k: [B, d, N, N], v: [B, C, N, N], N a multiple of `regions` = R. heads: channel groups that attend
-    separately. scaled: divide the scores by sqrt(d per head). position: [heads, 2G-1, 2G-1] scores to add by
-    relative position, or None. Returns [B, C, N, N].
-    """
-    batch, _, cells, _ = q.shape
-    side = cells // regions
-
-    def split(t):
-        """Cells by region and head: [B, heads * c, N, N] -> [B, R, R, heads, G*G, c]."""
-        # Regions and cells are interleaved along each axis: N = (R, G). Viewing N*N as (R*R, G*G) at once
-        # would mix pixels of different regions.
-        t = t.reshape(batch, heads, -1, regions, side, regions, side)
-        return t.permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5)
-
-    q, k, v = split(q), split(k), split(v)
-    scores = q @ k.transpose(-1, -2)  # [B, R, R, heads, G*G, G*G]
-    if scaled:
-        scores = scores / math.sqrt(q.shape[-1])
-    if position is not None:
-        i = torch.arange(side, device=q.device)
-        offset = i[None, :] - i[:, None] + side - 1  # [G, G]: of cell n seen from cell j
-        scores = scores + position[:, offset[:, None, :, None], offset[None, :, None, :]].flatten(3, 4).flatten(1, 2)
-    weights = scores.softmax(-1)  # Eq. (3)
-    mixed = weights @ v  # Eq. (4)  [B, R, R, heads, G*G, c]
-    mixed = mixed.unflatten(4, (side, side)).permute(0, 3, 6, 1, 4, 2, 5)  # [B, heads, c, R, G, R, G]
-    return mixed.reshape(batch, -1, cells, cells)
-
-
-def enlarge(o, size, regions, scope="region", interpolation="bilinear"):
-    """Eq. (5): from cells back to pixels. o: [B, C, N, N] -> [B, C, H, W] with (H, W) = size."""
-    side = o.shape[-1] // regions
-    rows, columns = (enlarging_matrix(n, regions, side, scope, interpolation).to(o) for n in size)
-    return rows @ (o @ columns.T)  # Eq. (5)
-
-
-# ------------------------------------------------------------------------------------------ one level
 
 
 class PySALevel(nn.Module):
-    """PySA_{R,G}, Eq. (6): pool to R*G x R*G cells, attend inside each of the R x R regions, enlarge.
+    """One level: a mean for every cell, attention among the cells of a region, back to pixels.
 
-    channels: C of the attention. regions: R. cells: G. inputs: channels of the map; where they differ from
-        `channels`, the cells (not the pixels: that is cheaper) are first reduced by 1x1, BatchNorm, ReLU.
-    key_channels: d, width of queries and keys; None for C / 8. heads: attention heads.
-    pool: "avg" or "max", the feature of a cell. scope, interpolation: see `enlarging_matrix`.
-    scaled: divide scores by sqrt(d). position: learn one score per relative position of two cells.
-    project: a 1x1 convolution behind the attention. gain: a learned factor that starts at 0.
+        T = reduce(pool(X))                    one mean for every cell                   (A)
+        Q, K, V = query(T), key(T), value(T)   the same three maps for every cell        (B)
+        A = softmax(Q K^T / sqrt(d))           inside each region                        (C)
+        O = A V                                                                          (D)
+        Y = U_H O U_W^T                        bilinear, inside each region              (E)
 
+    where X is [B, inputs, H, W], T and O are [B, C, N, N], Y is [B, C, H, W]. In (C) and (D) every
+    region stands by itself: its G * G cells are the rows of Q and K [G*G, d] and of V [G*G, C], and
+    each row of A [G*G, G*G] sums to 1. U_H [H, N] and U_W [W, N] are `enlarging_matrix`. Where N
+    does not divide H or W, neighbouring cells share a row or a column of pixels. reduce is a 1x1
+    convolution with BatchNorm and ReLU where X has not C channels yet (Parallel), else nothing.
+
+    The figures fix R, G, one feature per cell, attention inside a region, each region enlarged by
+    itself. Chosen, with reasons in paper.md: the mean, 1x1 maps, d = C / 8, sqrt(d), bilinear.
+
+    channels: C. regions: R. cells: G. inputs: channels of X, None for C.
     forward: [B, inputs, H, W] -> [B, C, H, W], any H, W >= 1.
     """
 
-    def __init__(
-        self, channels, regions, cells=2, inputs=None, key_channels=None, heads=1, pool="avg", scope="region",
-        interpolation="bilinear", scaled=True, position=False, project=False, gain=False,
-    ):
+    def __init__(self, channels, regions, cells=2, inputs=None):
         super().__init__()
-        key_channels = key_channels or max(channels // 8, heads)
-        if channels % heads or key_channels % heads:
-            raise ValueError(f"heads={heads} must divide channels={channels} and key_channels={key_channels}")
-        self.regions, self.cells, self.heads = regions, cells, heads
-        self.pool, self.scope, self.interpolation, self.scaled = pool, scope, interpolation, scaled
+        self.regions, self.cells, self.grid = regions, cells, regions * cells  # R, G, N
         reduces = inputs is not None and inputs != channels
-        self.reduce = conv_bn_relu(inputs, channels, 1) if reduces else None
-        self.query = nn.Conv2d(channels, key_channels, 1)
-        self.key = nn.Conv2d(channels, key_channels, 1)
+        self.reduce = conv_norm(inputs, channels, 1) if reduces else nn.Identity()
+        self.query = nn.Conv2d(channels, max(channels // 8, 1), 1)
+        self.key = nn.Conv2d(channels, max(channels // 8, 1), 1)
         self.value = nn.Conv2d(channels, channels, 1)
-        self.output = nn.Conv2d(channels, channels, 1) if project else None
-        self.position = nn.Parameter(torch.zeros(heads, 2 * cells - 1, 2 * cells - 1)) if position else None
-        self.gain = nn.Parameter(torch.zeros(())) if gain else None
 
-    def mix(self, t):
-        """Everything that happens on the cells. t: [B, inputs, N, N] -> [B, C, N, N]."""
-        if self.reduce is not None:
-            t = self.reduce(t)
-        q, k, v = (project(t, p.weight, p.bias) for p in (self.query, self.key, self.value))
-        o = attend(q, k, v, self.regions, self.heads, self.scaled, self.position)
-        if self.output is not None:
-            o = self.output(o)
-        return o if self.gain is None else self.gain * o
+    def forward(self, x):                                           # [B, inputs, 64, 64]
+        t = self.reduce(F.adaptive_avg_pool2d(x, self.grid))        # (A)  [B, C, 8, 8]
+        o = self.attend(t)                                          # (B) to (D)  [B, C, 8, 8]
+        u_h, u_w = (self.enlarging(n).to(x) for n in x.shape[-2:])  #      [64, 8], [64, 8]
+        return u_h @ (o @ u_w.mT)                                   # (E)  [B, C, 64, 64]
 
-    def forward(self, x):
-        return pysa(x, self)
+    def attend(self, t):
+        """Self-attention inside every region. [B, C, N, N] -> [B, C, N, N]."""
+        q = by_region(self.query(t), self.regions)                  # (B)  [B, 16, 4, d]
+        k = by_region(self.key(t), self.regions)                    # (B)  [B, 16, 4, d]
+        v = by_region(self.value(t), self.regions)                  # (B)  [B, 16, 4, C]
+        a = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, dim=-1)    # (C)  [B, 16, 4, 4]
+        return as_map(a @ v, self.regions, self.cells)              # (D)  [B, C, 8, 8]
 
-
-def pysa(x, level):
-    """Eq. (6): one level. x: [B, inputs, H, W] -> [B, C, H, W]."""
-    o = level.mix(pool(x, level.regions * level.cells, level.pool))
-    return enlarge(o, x.shape[-2:], level.regions, level.scope, level.interpolation)  # Eq. (6)
+    def enlarging(self, size):
+        """U [size, N] of (E) for a side of `size` pixels."""
+        return enlarging_matrix(size, self.regions, self.cells)
 
 
-# ------------------------------------------------------------------------------------------ several levels
+class SeriesHead(nn.Module):
+    """PySA-Series: the levels one after another, the largest regions first.
 
+        X_0 = reduce(Z),  X_s = X_{s-1} + level_s(X_{s-1})                               (F)
+        scores = classify([X_S; Z])                                                      (G)
 
-def series(x, levels):
-    """Eq. (7), level by level: the form to read. x: [B, C, H, W] -> [B, C, H, W]."""
-    for level in levels:
-        x = x + pysa(x, level)  # Eq. (7)
-    return x
+    where Z [B, inputs, H, W] is the last map of the backbone, X_s [B, C, H, W], and [;] puts
+    channels side by side. Z itself is concatenated, not its reduction. reduce is a 3x3 convolution
+    with BatchNorm and ReLU; classify a 3x3 bottleneck, then 1x1.
 
+    The figure fixes the order R = 1, 2, 4, 8, the additions, 2048 and 512 channels, and what is
+    concatenated. Chosen: reduce and classify, which CCNet has.
 
-def series_in_cell_space(x, levels):
-    """Eq. (7) again, without ever forming the maps between the levels: the form to run.
-
-    A level reads its input only through pooling and adds only an enlargement. Both are linear, so level s
-    needs no map, only cells: T_s = P_s X P_s'^T + sum over t < s of (P_s U_t) O_t (P_s' U_t')^T.
-    The big map is read once (all pooling matrices stacked) and written once (all enlargements stacked).
-    Exact up to rounding; needs average pooling, because a maximum is not linear.
-    """
-    grids = [level.regions * level.cells for level in levels]
-    pools, enlargements = [], []  # one list per axis
-    for size in x.shape[-2:]:
-        pools.append([pooling_matrix(size, n) for n in grids])
-        enlargements.append(
-            [enlarging_matrix(size, level.regions, level.cells, level.scope, level.interpolation) for level in levels]
-        )
-    read = (torch.cat(pools[0]).to(x) @ x).split(grids, dim=-2)  # per level [B, C, N_s, W]
-    mixed = []
-    for s, level in enumerate(levels):
-        t = read[s] @ pools[1][s].T.to(x)  # [B, C, N_s, N_s]
-        for earlier, o in enumerate(mixed):
-            rows, columns = ((pools[axis][s] @ enlargements[axis][earlier]).to(x) for axis in (0, 1))
-            t = t + rows @ (o @ columns.T)
-        mixed.append(level.mix(t))
-    written = torch.cat([o @ u.T.to(x) for o, u in zip(mixed, enlargements[1])], dim=-2)  # [B, C, sum N_s, W]
-    return x + torch.cat(enlargements[0], dim=1).to(x) @ written
-
-
-def parallel(features, x, levels):
-    """Eq. (8): every level reads the same map x; the results stand side by side behind the features
-    (x itself, unless its channels were reduced before).
-    features: [B, F, H, W], x: [B, inputs, H, W] -> [B, F + C * len(levels), H, W]."""
-    return torch.cat([features] + [pysa(x, level) for level in levels], dim=1)  # Eq. (8)
-
-
-# ------------------------------------------------------------------------------------------ the network
-
-
-def conv_bn_relu(inputs, outputs, kernel):
-    """Convolution without bias, BatchNorm, ReLU; keeps the size of the map."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
-
-
-class PySAHead(nn.Module):
-    """From backbone features to class scores. [B, inputs, H, W] -> [B, num_classes, H, W].
-
-    Series:   X = reduce(F); the levels one after another on X; classify [X; F].
-    Parallel: the levels side by side on F (or on reduce(F) with reduce="shared"); classify [F; Y_1; ...].
-    `context=False` leaves out the levels and nothing else.
+    regions: the R of the levels, in order; () leaves the levels out. level: makes one. fast: take
+    the shorter way to X_S. forward: [B, inputs, H, W] -> [B, num_classes, H, W].
     """
 
-    def __init__(self, inputs, num_classes, variant, channels, regions, reduce, share_levels, context, **options):
+    def __init__(self, inputs, num_classes, channels, regions, cells, level=PySALevel, fast=True):
         super().__init__()
-        self.variant = variant
-        self.reduce = None
-        if variant == "series" or (reduce == "shared" and context):
-            self.reduce = conv_bn_relu(inputs, channels, 3)
-        level_inputs = inputs if variant == "parallel" and reduce == "cells" else channels
-        self.levels = nn.ModuleList(
-            PySALevel(channels, r, inputs=level_inputs, **options) for r in (regions if context else ())
-        )
-        if share_levels:  # one set of weights; a level keeps its own R
-            for level in self.levels[1:]:
-                for name, module in self.levels[0].named_children():
-                    setattr(level, name, module)
-                level.position, level.gain = self.levels[0].position, self.levels[0].gain
-        concatenated = inputs + channels * (1 if variant == "series" else len(self.levels))
-        self.bottleneck = nn.Sequential(*conv_bn_relu(concatenated, channels, 3), nn.Dropout2d(0.1))
+        self.fast = fast
+        self.reduce = conv_norm(inputs, channels, 3)
+        self.levels = nn.ModuleList(level(channels, r, cells) for r in regions)
+        self.bottleneck = bottleneck(channels + inputs, channels)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         initialise(self)
 
-    def forward(self, features):
-        x = features if self.reduce is None else self.reduce(features)  # [B, C, H, W]
-        if self.variant == "series":
-            linear = all(level.pool == "avg" for level in self.levels)
-            if self.levels:
-                x = series_in_cell_space(x, self.levels) if linear else series(x, self.levels)
-            x = torch.cat([x, features], dim=1)  # the backbone's features, not the reduced ones
+    def forward(self, features):                                    # [B, 2048, 64, 64]
+        x = self.reduce(features)                                   # (F)  [B, C, 64, 64]
+        if self.fast:
+            x = fast.series(x, self.levels)                         # the loop below, up to rounding
         else:
-            x = parallel(features, x, self.levels)
-        return self.classifier(self.bottleneck(x))
+            for level in self.levels:
+                x = x + level(x)                                    # (F)  [B, C, 64, 64]
+        joined = torch.cat([x, features], dim=1)                    # (G)  [B, C + 2048, 64, 64]
+        return self.classifier(self.bottleneck(joined))             # (G)  [B, classes, 64, 64]
+
+
+class ParallelHead(nn.Module):
+    """PySA-Parallel: every level reads the backbone's map; the results stand side by side.
+
+        scores = classify([Z; level_1(Z); ...; level_S(Z)])                              (H)
+
+    where Z [B, inputs, H, W] is the last map of the backbone, [;] and classify are as in Series.
+    A level first reduces its cells, not the pixels, from `inputs` to C channels: see (A).
+
+    The figure fixes the concatenation and that nothing is added; C = 512 is measured in it, since
+    the slabs are as wide as those labelled 512 in Series. Chosen: that the cells are reduced.
+
+    The arguments and forward: see SeriesHead.
+    """
+
+    def __init__(self, inputs, num_classes, channels, regions, cells, level=PySALevel):
+        super().__init__()
+        self.levels = nn.ModuleList(level(channels, r, cells, inputs) for r in regions)
+        self.bottleneck = bottleneck(inputs + channels * len(regions), channels)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        initialise(self)
+
+    def forward(self, features):                                    # [B, 2048, 64, 64]
+        context = [level(features) for level in self.levels]        # (H)  S of [B, C, 64, 64]
+        joined = torch.cat([features, *context], dim=1)             # (H)  [B, 2048 + S * C, 64, 64]
+        return self.classifier(self.bottleneck(joined))             # (H)  [B, classes, 64, 64]
+
+
+class PySA(nn.Module):
+    """ResNet at 1/8, one of the heads, bilinear enlargement of its scores.
+
+    head(inputs, num_classes) makes the head; backbone: see `build`. An auxiliary head on the last
+    map but one is trained along and runs only in training.
+
+    forward: images [B, 3, H, W] -> {"out": [B, num_classes, H, W]}, in training also "aux" of that
+    shape.
+    """
+
+    def __init__(self, num_classes, backbone, head):
+        super().__init__()
+        self.backbone = dilated_resnet(backbone)
+        *_, middle, last = self.backbone.channels
+        self.head = head(last, num_classes)
+        self.aux_head = auxiliary_head(middle, num_classes)
+
+    def forward(self, images):                                      # [B, 3, 512, 512]
+        *_, middle, last = self.backbone(images)                    # 1024 and 2048 channels, 64, 64
+        scores = {"out": self.head(last)}                           # [B, classes, 64, 64]
+        if self.training:
+            scores["aux"] = self.aux_head(middle)                   # [B, classes, 64, 64]
+        size = images.shape[-2:]
+        return {                                                    # [B, classes, 512, 512]
+            name: F.interpolate(s, size, mode="bilinear", align_corners=False)
+            for name, s in scores.items()
+        }
+
+
+def by_region(z, regions):
+    """Cells as rows, region by region: [B, c, N, N] -> [B, R*R, G*G, c]."""
+    # Along each side N is (R, G): regions and cells alternate. To view N*N as (R*R, G*G) at once
+    # has the right shape, too, and mixes regions.
+    z = z.unflatten(3, (regions, -1)).unflatten(2, (regions, -1))   # [B, c, R, G, R, G]
+    return z.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)  # [B, R*R, G*G, c]
+
+
+def as_map(z, regions, cells):
+    """The way back: [B, R*R, G*G, c] -> [B, c, N, N]."""
+    z = z.unflatten(2, (cells, cells)).unflatten(1, (regions, regions))  # [B, R, R, G, G, c]
+    return z.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # [B, c, N, N]
+
+
+def enlarging_matrix(size, regions, cells):
+    """U [size, N], float64: row y holds the weights of the cells, at most two, that pixel y reads.
+
+    They are those of bilinear interpolation, but pixel y reads only cells of its own region: what
+    would lie outside is replaced by the region's outermost cell.
+    """
+    # The centre of pixel y lies at (y + 1/2) / size of the side: in units of cells, with 0 at the
+    # centre of the first one, at (y + 1/2) * N / size - 1/2. Integers decide between neighbours, so
+    # that ties fall alike on every machine.
+    y, n = torch.arange(size), regions * cells
+    first = (2 * y + 1) * regions // (2 * size) * cells             # cell of the pixel's region
+    place = (2 * y + 1) * n - size                                  # times 1 / (2 * size)
+    below = place.div(2 * size, rounding_mode="floor")
+    share = (place - below * 2 * size).double() / (2 * size)        # of the cell above
+    u = torch.zeros(size, n, dtype=torch.float64)
+    for cell, weight in ((below, 1 - share), (below + 1, share)):
+        u.index_put_((y, cell.clamp(first, first + cells - 1)), weight, accumulate=True)
+    return u
+
+
+def conv_norm(inputs, outputs, kernel):
+    """Convolution without bias, BatchNorm, ReLU; keeps the size of the map."""
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def bottleneck(inputs, outputs):
+    """The 3x3 convolution in front of the classifier, with dropout of whole channels."""
+    return nn.Sequential(*conv_norm(inputs, outputs, 3), nn.Dropout2d(0.1))
+
+
+def auxiliary_head(inputs, num_classes):
+    """[B, inputs, H, W] -> [B, num_classes, H, W]."""
+    width = inputs // 2
+    head = nn.Sequential(*conv_norm(inputs, width, 3), nn.Conv2d(width, num_classes, 1))
+    initialise(head)
+    return head
 
 
 def initialise(head):
@@ -261,64 +224,23 @@ def initialise(head):
                 nn.init.zeros_(module.bias)
 
 
-class PySA(nn.Module):
-    """A segmentation network: ResNet, PySA head, bilinear enlargement of the scores.
-
-    variant: "series" or "parallel". backbone: "resnet18", "resnet34", "resnet50", "resnet101" or "tiny";
-        output at 1/8 of the input (layers 3 and 4 dilated by 2 and 4; `tiny` needs no dilation).
-    stem: () for the 7x7 stem or three widths for a deep one, e.g. (64, 64, 128).
-    channels: C of the attention. cells: G. regions: the list of R, in order.
-    reduce ("parallel" only): "cells" reduces channels on the pooled cells, "shared" by one 3x3 convolution.
-    share_levels: one set of attention weights for all levels. aux: auxiliary head on the last but one stage.
-    The rest: see PySALevel.
-
-    forward: images [B, 3, H, W] -> {"out": [B, num_classes, H, W]}, in training also "aux" of that shape.
-    """
-
-    def __init__(
-        self, num_classes, variant="series", backbone="resnet50", stem=(), channels=512, cells=2,
-        regions=(1, 2, 4, 8), key_channels=None, heads=1, pool="avg", scope="region", interpolation="bilinear",
-        scaled=True, position=False, project=False, gain=False, reduce="cells", share_levels=False, aux=True,
-        context=True,
-    ):
-        super().__init__()
-        check("variant", variant, ("series", "parallel"))
-        check("pool", pool, ("avg", "max"))
-        check("scope", scope, ("region", "merged"))
-        check("interpolation", interpolation, ("bilinear", "nearest"))
-        check("reduce", reduce, ("cells", "shared"))
-        if not regions or min(regions) < 1 or cells < 1:
-            raise ValueError(f"regions and cells must be positive, not regions={regions}, cells={cells}")
-        if backbone == "tiny":
-            self.backbone = ResNet(backbone, stem, strides=(2, 2, 1))
-        else:
-            self.backbone = ResNet(backbone, stem, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
-        *_, middle, last = self.backbone.channels
-        self.head = PySAHead(
-            last, num_classes, variant, channels, regions, reduce, share_levels, context,
-            cells=cells, key_channels=key_channels, heads=heads, pool=pool, scope=scope,
-            interpolation=interpolation, scaled=scaled, position=position, project=project, gain=gain,
-        )
-        self.aux_head = None
-        if aux:
-            width = middle // 2
-            self.aux_head = nn.Sequential(*conv_bn_relu(middle, width, 3), nn.Conv2d(width, num_classes, 1))
-            initialise(self.aux_head)
-
-    def forward(self, images):
-        *_, middle, last = self.backbone(images)  # [B, 1024, H/8, W/8], [B, 2048, H/8, W/8]
-        scores = {"out": self.head(last)}
-        if self.training and self.aux_head is not None:
-            scores["aux"] = self.aux_head(middle)
-        size = images.shape[-2:]
-        return {name: F.interpolate(s, size, mode="bilinear", align_corners=False) for name, s in scores.items()}
+def dilated_resnet(name):
+    """The backbone at 1/8: layers 3 and 4 keep the size, dilated by 2 and 4; "tiny" needs none."""
+    if name == "tiny":
+        return ResNet(name, strides=(2, 2, 1))
+    return ResNet(name, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
 
 
 def check(option, value, valid):
     """Raise a ValueError that names the valid choices."""
     if value not in valid:
-        raise ValueError(f"unknown {option} {value!r}; valid: {', '.join(valid)}")
+        raise ValueError(f"unknown {option} {value!r}; valid: {', '.join(map(str, valid))}")
 
+
+DEFAULTS = dict(
+    variant="series", backbone="resnet50", channels=512, regions=(1, 2, 4, 8), cells=2,
+    position=False, context=True, fast=True,
+)
 
 PRESETS = {
     "tiny": dict(backbone="tiny", channels=64),
@@ -328,12 +250,39 @@ PRESETS = {
 
 
 def build(num_classes, preset="tiny", **options):
-    """The network of a preset, with any option of `PySA` overridden.
+    """The network of a preset, with any of these options overridden.
 
-    Raises ValueError for an unknown preset or option, naming the valid ones.
+    variant: "series" or "parallel", the paper's two.
+    backbone: "resnet18", "resnet34", "resnet50", "resnet101" or "tiny"; the presets need three.
+    channels: C; 512 in the figure, 64 in "tiny".
+    regions: the R of the levels, in order; (1, 2, 4, 8) in the figure. One level or another order
+        shows what a level is for.
+    cells: G, 2 in the figure; 1 leaves pyramid pooling, without attention.
+    position: True adds a learned score per relative position of two cells, see readings.py. Not in
+        the paper; a row of docs/choosing.md needs it.
+    context: False leaves the levels out, and nothing else.
+    fast: False runs Series level by level, as it reads, and not by fast.py. Parallel has one form.
+
+    Returns a module: images [B, 3, H, W] -> {"out": [B, num_classes, H, W]}, in training also
+    "aux". Raises ValueError for an unknown preset or option, naming the valid ones.
     """
+    from . import readings  # which builds on the modules above
+
     check("preset", preset, tuple(PRESETS))
-    valid = tuple(inspect.signature(PySA).parameters)[1:]
     for name in options:
-        check("option", name, valid)
-    return PySA(num_classes, **{**PRESETS[preset], **options})
+        check("option", name, tuple(DEFAULTS))
+    o = {**DEFAULTS, **PRESETS[preset], **options}
+    check("variant", o["variant"], ("series", "parallel"))
+    if not o["regions"] or min(*o["regions"], o["cells"]) < 1:
+        raise ValueError(
+            f"regions and cells must be positive, not regions={o['regions']}, cells={o['cells']}"
+        )
+    parts = dict(
+        channels=o["channels"], regions=o["regions"] if o["context"] else (), cells=o["cells"],
+        level=readings.PositionedLevel if o["position"] else PySALevel,
+    )
+    if o["variant"] == "series":
+        head = functools.partial(SeriesHead, **parts, fast=o["fast"])
+    else:
+        head = functools.partial(ParallelHead, **parts)
+    return PySA(num_classes, o["backbone"], head)

@@ -32,7 +32,7 @@ def nearest_query(reference, pixel, size):
 def explain(model, record, size, pixel):
     """Points per level: a panel for all heads of an encoder layer, one per head of a decoder layer.
 
-    See common/attention.py. In the encoder the query is the pixel of the first map; in the decoder
+    See papers/attention.py. In the encoder the query is the pixel of the first map; in the decoder
     that of the output.
     """
     padded = [side + -side % model.multiple for side in size]   # what the network makes of images

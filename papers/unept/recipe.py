@@ -10,7 +10,7 @@ the crop between them.
 """
 
 from common.inference import SIX_SCALES, Protocol
-from common.training import Recipe
+from common.recipe import Recipe
 
 RELEASED = dict(
     optimizer="adamw", lr=1e-5, head_lr=10.0, weight_decay=1e-4, schedule="step",

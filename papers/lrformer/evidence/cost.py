@@ -1,122 +1,35 @@
-"""What low-resolution self-attention costs, against full attention and against the official code's way of writing it.
+"""What low-resolution self-attention costs, against full attention and against the official code.
 
-  python -m papers.lrformer.evidence.cost              all tables (a quarter of an hour on one quiet core)
-  python -m papers.lrformer.evidence.cost attention    attention module and block, stages 1 to 4 of LRFormer-T, against full attention
-  python -m papers.lrformer.evidence.cost network      LRFormer-T against a transcription of the official forward: time and memory
-  python -m papers.lrformer.evidence.cost steps        the exact short cuts one by one, each against the plain form it replaces
-  python -m papers.lrformer.evidence.cost counts       parameters and multiply-adds; no timing, seconds
+  python -m papers.lrformer.evidence.cost            all tables (a quarter of an hour)
+  python -m papers.lrformer.evidence.cost attention  module and block of LRFormer-T against full
+  python -m papers.lrformer.evidence.cost network    LRFormer-T against the official forward
+  python -m papers.lrformer.evidence.cost steps      each short cut against what it replaces
+  python -m papers.lrformer.evidence.cost counts     parameters and multiply-adds; no timing
 
-One thread, float32, one image, inference. Candidates take turns; medians and ratios between medians are printed.
+One thread, float32, one image, inference. Candidates take turns; medians and ratios between medians
+are printed.
 """
 
+import copy
+import functools
 import sys
 
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
+
+from studies.measure import FullAttention, markdown, multiply_adds, peak_memory, times
 
 from .. import model as lrformer
-
-from studies.measure import peak_memory, times
+from .transcription import official_scores, resize
 
 SIZES = 256, 512, 1024  # side of the image
 
-# ------------------------------------------------------------------------ the official forward, transcribed
 
+class Full(FullAttention):
+    """Takes the place of a block's attention, which is given more than the map."""
 
-def official_attention(x, attention, convs, explicit=True):
-    """x: [B, H, W, C] -> [B, H, W, C]: five adaptive poolings, scores as an explicit matrix."""
-    b, h, w, c = x.shape
-    x = x.permute(0, 3, 1, 2).contiguous()
-    pooled = F.adaptive_avg_pool2d(x, lrformer.grid((h, w), attention.side))
-    q = attention.query(pooled.flatten(2).transpose(1, 2).contiguous())
-    q = q.reshape(b, -1, attention.heads, c // attention.heads).permute(0, 2, 1, 3).contiguous()
-    pools = []
-    for level, side in enumerate(attention.sides):
-        z = F.adaptive_avg_pool2d(x, lrformer.grid((h, w), side))
-        pools.append((z + convs[level](z) if convs else z).flatten(2))
-    tokens = attention.norm(torch.cat(pools, dim=2).permute(0, 2, 1).contiguous())
-    kv = attention.key_value(tokens).reshape(b, -1, 2, attention.heads, c // attention.heads)
-    k, v = kv.permute(2, 0, 3, 1, 4).contiguous()
-    if explicit:
-        weights = (q @ k.transpose(-2, -1) * (c // attention.heads) ** -0.5).softmax(dim=-1)
-        o = weights @ v
-    else:
-        o = F.scaled_dot_product_attention(q, k, v)
-    o = attention.output(o.transpose(1, 2).contiguous().reshape(b, -1, c))
-    o = o.transpose(1, 2).reshape(b, c, *pooled.shape[-2:])
-    o = F.interpolate(o, (h, w), mode="bilinear", align_corners=False)
-    return o.permute(0, 2, 3, 1).contiguous()
-
-
-def official_feed_forward(x, ffn):
-    """x: [B, H, W, C] -> [B, H, W, C], by way of contiguous [B, C, H, W]."""
-    x = x.permute(0, 3, 1, 2).contiguous()
-    u = F.gelu(F.conv2d(x, ffn.widen.weight[:, :, None, None], ffn.widen.bias))
-    u = u + ffn.conv(u)
-    u = F.conv2d(u, ffn.narrow.weight[:, :, None, None], ffn.narrow.bias)
-    return u.permute(0, 2, 3, 1).contiguous()
-
-
-def official_block(x, block, convs, explicit=True):
-    """x: [B, C, H, W], contiguous -> [B, C, H, W]."""
-    if block.pre_norm is not None:
-        x = block.pre_norm(x)
-    x = x + block.position(x)
-    x = x.permute(0, 2, 3, 1).contiguous()
-
-    def norm(layer):
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            return layer(x.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1).contiguous()
-        return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
-
-    y = official_attention(norm(block.norm1), block.attention, convs, explicit)
-    x = x + (y if block.scale1 is None else block.scale1 * y)
-    y = official_feed_forward(norm(block.norm2), block.feed_forward)
-    x = x + (y if block.scale2 is None else block.scale2 * y)
-    return x.permute(0, 3, 1, 2).contiguous()
-
-
-def official_scores(network, images, explicit=True):
-    """The official forward with the weights of `network`. [B, 3, H, W] -> [B, K, H/8, W/8]."""
-    x, outputs = images, []
-    for stage in network.backbone.stages:
-        x = stage.embed(x).permute(0, 2, 3, 1).contiguous()
-        x = F.layer_norm(x, x.shape[-1:], stage.norm.weight, stage.norm.bias, stage.norm.eps)
-        x = x.permute(0, 3, 1, 2).contiguous()
-        for block in stage.blocks:
-            x = official_block(x, block, stage.convs, explicit)
-        outputs.append(x)
-    c2, c3, c4 = outputs[1:]
-    c3, c4 = (F.interpolate(c, c2.shape[-2:], mode="bilinear", align_corners=False) for c in (c3, c4))
-    head = network.head
-    p = head.bn1(head.squeeze1(torch.cat([c2, c3, c4], dim=1))).relu()
-    p = official_block(p, head.fuse1, (), explicit)
-    p = head.bn2(head.squeeze2(torch.cat([p, c4], dim=1))).relu()
-    p = official_block(p, head.fuse2, (), explicit)
-    return head.classifier(head.dropout(p))
-
-
-# ------------------------------------------------------------------------ full attention in the same block
-
-
-def full_attention(x, attention, convs=(), scale=None):
-    """Ordinary self-attention among all positions with the weights of `attention`, PyTorch's fused kernel."""
-    size = x.shape[-2:]
-    tokens = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, N, C]
-    k, v = attention.key_value(attention.norm(tokens)).chunk(2, dim=-1)
-    o = attention.output(lrformer.attend(attention.query(tokens), k, v, attention.heads))
-    return (o if scale is None else scale * o).unflatten(1, size).permute(0, 3, 1, 2)
-
-
-def full_block(x, block):
-    """A block whose attention looks at all positions. x: [B, C, H, W], same shape."""
-    x = x + block.position(x)
-    x = x + full_attention(block.norm1(x), block.attention, (), block.scale1)
-    return x + block.feed_forward(block.norm2(x), block.scale2)
-
-
-# ------------------------------------------------------------------------ tables
+    def forward(self, x, *_):
+        return super().forward(x)
 
 
 def map_of(channels, side):
@@ -125,165 +38,150 @@ def map_of(channels, side):
 
 
 def attention():
-    """Attention module and whole block, low resolution against full, for square images of three sizes."""
-    network = lrformer.build(19, "t").eval()
-    print("| image | stage | map | module: LRSA ms | full ms | full / LRSA | block: LRSA ms | full ms | full / LRSA |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    """Module and whole block, low resolution against full, for square images of three sizes."""
+    model, rows = lrformer.build(19, "t").eval(), []
     for size in SIZES:
-        for number, stage in enumerate(network.backbone.stages, 1):
+        for number, stage in enumerate(model.backbone.stages, 1):
             block, side = stage.blocks[0], size >> (number + 1)
-            x = map_of(block.position.in_channels, side)
+            channels, heads = block.position.in_channels, block.attention.heads
+            plain, x = copy.deepcopy(block), map_of(channels, side)
+            plain.attention = Full(channels, heads, outputs=channels)
             seconds = times({
-                "module": lambda: lrformer.lrsa(x, block.attention, stage.convs),
-                "module, full": lambda: full_attention(x, block.attention),
-                "block": lambda: block(x, stage.convs),
-                "block, full": lambda: full_block(x, block),
+                form: functools.partial(module, x, stage.convs) for form, module in enumerate(
+                    (block.attention, plain.attention, block, plain))
             }, rounds=3 if side > 128 else 5)
-            low, full, block_low, block_full = seconds.values()
-            print(f"| {size} px | {number} | {side} x {side} | {low * 1e3:.1f} | {full * 1e3:.1f} | {full / low:.1f}x "
-                  f"| {block_low * 1e3:.1f} | {block_full * 1e3:.1f} | {block_full / block_low:.1f}x |", flush=True)
+            row = [f"{size} px", number, f"{side} x {side}"]
+            for low, full in ((seconds[0], seconds[1]), (seconds[2], seconds[3])):
+                row += [f"{low * 1e3:.1f}", f"{full * 1e3:.1f}", f"{full / low:.1f}x"]
+            rows.append(row)
+    show(["image", "stage", "map", "module: LRSA ms", "full ms", "full / LRSA", "block: LRSA ms",
+          "full ms", "full / LRSA"], rows)
 
 
-def forms(network, images):
-    """{name: function}: LRFormer-T's scores at stride 8 in three forms."""
-    return {
-        "official": lambda: official_scores(network, images),
-        "official, fused attention": lambda: official_scores(network, images, explicit=False),
-        "ours": lambda: network.scores(images),
-    }
+def show(headings, rows):
+    """Print a table."""
+    print("\n".join(markdown(headings, rows)), flush=True)
 
 
-def make_form(name, size):
-    """A function that runs one of `forms` at this image size; for measuring memory in a process of its own."""
-    torch.manual_seed(0)
-    network, images = lrformer.build(150, "t").eval(), torch.randn(1, 3, size, size)
-    forms(network, torch.randn(1, 3, 64, 64))[name]()  # libraries allocate on first use
+FORMS = {
+    "official": official_scores,
+    "official, fused attention": functools.partial(official_scores, fused=True),
+    "ours": lambda network, images: network.scores(images),
+}
 
-    def run():
+
+def make(form, size):
+    """A function that runs one of FORMS at this image size, for measuring memory."""
+    model, images = lrformer.build(150, "t").eval(), torch.randn(1, 3, size, size)
+
+    def run(images=images):
         with torch.inference_mode():
-            return forms(network, images)[name]()
+            FORMS[form](model, images)
 
+    run(torch.randn(1, 3, 64, 64))  # libraries allocate on first use
     return run
 
 
 def network():
     """The whole LRFormer-T: agreement, time, memory."""
-    model = lrformer.build(150, "t", layer_scale=1.0).eval()
-    print("| image | form | ms | official / form | extra peak memory, MiB | largest difference / std of the scores |")
-    print("|---|---|---|---|---|---|")
+    model, rows = lrformer.build(150, "t", layer_scale=1.0).eval(), []
     for size in SIZES[1:]:
         images = torch.randn(1, 3, size, size)
-        candidates = forms(model, images)
-        reference = candidates["official"]()
-        seconds = times(candidates, rounds=5)
-        for name, function in candidates.items():
-            error = ((function() - reference).abs().max() / reference.std()).item()
-            print(f"| {size} px | {name} | {seconds[name] * 1e3:.0f} | {seconds['official'] / seconds[name]:.2f}x "
-                  f"| {peak_memory(make_form, name, size):.0f} | {error:.0e} |", flush=True)
+        forms = {name: functools.partial(form, model, images) for name, form in FORMS.items()}
+        seconds, expected = times(forms, rounds=5), forms["official"]()
+        for name, form in forms.items():
+            error = ((form() - expected).abs().max() / expected.std()).item()
+            rows.append([f"{size} px", name, f"{seconds[name] * 1e3:.0f}",
+                         f"{seconds['official'] / seconds[name]:.2f}x",
+                         f"{peak_memory(make, name, size):.0f}", f"{error:.0e}"])
+    show(["image", "form", "ms", "official / form", "extra peak memory, MiB",
+          "largest difference / std of the scores"], rows)
+
+
+def pairs(model):
+    """{short cut: (plain form, short form)} with the weights of LRFormer-T, at 512 px."""
+    stage, last, head = model.backbone.stages[0], model.backbone.stages[3], model.head
+    ffn, deep = stage.blocks[0].feed_forward, last.blocks[0].attention
+    x, small, hidden = map_of(48, 128), map_of(384, 16), map_of(384, 128)
+    grids = [lrformer.grid((128, 128), side) for side in (16, *deep.sides)]
+    c2, c3, c4 = map_of(96, 64), map_of(240, 32), map_of(384, 16)
+    weights = head.squeeze1.weight.split([96, 240, 384], dim=1)
+
+    def pooled():
+        maps = lrformer.pool_all(small, [(side, side) for side in (16, *deep.sides)])
+        q, kv = lrformer.queries(maps[0], deep), lrformer.keys_values(maps[1:], deep, last.convs)
+        o = deep.output(lrformer.attend(q, *kv, deep.heads))
+        return resize(o.transpose(1, 2).unflatten(2, (16, 16)), (16, 16))
+
+    def squeeze_late():
+        return head.squeeze1(torch.cat([c2, resize(c3, (64, 64)), resize(c4, (64, 64))], dim=1))
+
+    def squeeze_early():
+        y2, y3, y4 = (F.conv2d(c, weight) for c, weight in zip((c2, c3, c4), weights))
+        return y2 + resize(y3, (64, 64)) + resize(y4, (64, 64))
+
+    return {
+        "pooling, stage 1": (lambda: [F.adaptive_avg_pool2d(x, cells) for cells in grids],
+                             lambda: lrformer.pool_all(x, grids)),
+        "pixels as queries, stage 4": (pooled, lambda: deep(small, last.convs)),
+        "residual in the kernel, stage 1": (lambda: hidden + ffn.conv(hidden),
+                                            lambda: lrformer.add_depthwise(hidden, ffn.conv)),
+        "feed-forward in strips, stage 1": (lambda: lrformer.feed_forward(x, ffn),
+                                            lambda: lrformer.feed_forward_in_strips(x, ffn)),
+        "squeeze before enlarging": (squeeze_late, squeeze_early),
+    }
 
 
 def steps():
-    """Each short cut of model.py against the plain form it replaces, LRFormer-T at 512 px."""
-    network = lrformer.build(150, "t").eval()
-    stage, last, head = network.backbone.stages[0], network.backbone.stages[3], network.head
-    block, x, small = stage.blocks[0], map_of(48, 128), map_of(384, 16)
-    grids = [lrformer.grid((128, 128), side) for side in (16, *block.attention.sides)]
-    hidden = map_of(384, 128)
-    features = map_of(96, 64), map_of(240, 32), map_of(384, 16)
-
-    def pooled_small():
-        a = last.blocks[0].attention
-        maps = lrformer.pool_all(small, [(16, 16)] + [(side, side) for side in a.sides])
-        o = lrformer.attend(lrformer.queries(maps[0], a), *lrformer.keys_values(maps[1:], a, last.convs), a.heads)
-        return lrformer.enlarge(a.output(o).transpose(1, 2).unflatten(2, (16, 16)), (16, 16))
-
-    def squeeze_late():
-        c2, c3, c4 = features
-        c3, c4 = (F.interpolate(c, (64, 64), mode="bilinear", align_corners=False) for c in (c3, c4))
-        return head.squeeze1(torch.cat([c2, c3, c4], dim=1))
-
-    def squeeze_early():
-        first = head.squeeze1.weight.split([96, 240, 384], dim=1)
-        parts = [F.conv2d(c, weight) for c, weight in zip(features, first)]
-        return parts[0] + lrformer.enlarge(parts[1], (64, 64)) + lrformer.enlarge(parts[2], (64, 64))
-
-    pairs = {
-        "pooling, stage 1": (lambda: [F.adaptive_avg_pool2d(x, g) for g in grids], lambda: lrformer.pool_all(x, grids)),
-        "pixels as queries, stage 4": (
-            pooled_small, lambda: lrformer.lrsa(small, last.blocks[0].attention, last.convs),
-        ),
-        "residual in the kernel, stage 1": (
-            lambda: hidden + block.feed_forward.conv(hidden),
-            lambda: lrformer.add_depthwise(hidden, block.feed_forward.conv),
-        ),
-        "feed-forward in strips, stage 1": (
-            lambda: lrformer.feed_forward(x, block.feed_forward),
-            lambda: lrformer.feed_forward_in_strips(x, block.feed_forward),
-        ),
-        "squeeze before enlarging": (squeeze_late, squeeze_early),
-    }
-    print("| step | plain ms | short cut ms | plain / short cut |")
-    print("|---|---|---|---|")
-    for name, (plain, short) in pairs.items():
+    """Each short cut of model.py against the plain form that it replaces."""
+    rows = []
+    for name, (plain, short) in pairs(lrformer.build(150, "t").eval()).items():
         a, b = times({"plain": plain, "short": short}, rounds=9).values()
-        print(f"| {name} | {a * 1e3:.1f} | {b * 1e3:.1f} | {a / b:.1f}x |", flush=True)
+        rows.append([name, f"{a * 1e3:.1f}", f"{b * 1e3:.1f}", f"{a / b:.1f}x"])
+    show(["step", "plain ms", "short cut ms", "plain / short cut"], rows)
 
 
-def multiply_adds(function):
-    """(total, {module: count}) in G: convolutions and matrix products only, half of torch's count of operations."""
-    with FlopCounterMode(display=False) as counter:
-        function()
-    per_module = {name: sum(ops.values()) / 2e9 for name, ops in counter.get_flop_counts().items()}
-    return counter.get_total_flops() / 2e9, per_module
+def total(form, model, size):
+    """(G multiply-adds, multiply-adds by module) of one of FORMS; nothing is computed."""
+    image = torch.empty(1, 3, *size)
+    count, modules = multiply_adds(functools.partial(FORMS[form], model, image))
+    return count / 1e9, modules
 
 
 def counts():
-    """Parameters, and multiply-adds of the official form and of ours, on the meta device: nothing is computed."""
-    print("| | parameters, 150 classes | encoder | decoder | 512 x 512: official G | ours G "
-          "| 640 x 640: official G | 1024 x 2048, 19 classes: official G |")
-    print("|---|---|---|---|---|---|---|---|")
-    kinds = ("embed", "position", "attention", "feed_forward")
-    shares = {}
-    with torch.device("meta"):
-        for preset in ("t", "s", "b", "l"):
+    """Parameters, and multiply-adds of the official form and of ours, by part."""
+    rows, shares = [], []
+    kinds = [("Encoder", "embed"), *((part, kind) for part in ("Encoder", "Decoder")
+                                     for kind in ("position", "attention", "feed_forward"))]
+    for preset in ("t", "s", "b", "l"):
+        with torch.device("meta"):
             model, roads = lrformer.build(150, preset).eval(), lrformer.build(19, preset).eval()
-            encoder, decoder = (sum(p.numel() for p in part.parameters()) for part in (model.backbone, model.head))
-            images = {size: torch.empty(1, 3, *size) for size in ((512, 512), (640, 640), (1024, 2048))}
-            official = [
-                multiply_adds(lambda m=m, size=size: official_scores(m, images[size]))[0]
-                for m, size in ((model, (512, 512)), (model, (640, 640)), (roads, (1024, 2048)))
-            ]
-            ours, modules = multiply_adds(lambda: model.scores(images[512, 512]))
-            print(f"| {preset} | {encoder + decoder:,} | {encoder:,} | {decoder:,} | {official[0]:.2f} | {ours:.2f} "
-                  f"| {official[1]:.2f} | {official[2]:.2f} |", flush=True)
-            parts = dict.fromkeys(((part, kind) for part in ("Encoder", "Decoder") for kind in kinds), 0)
-            for name, value in modules.items():
-                key = name.partition(".")[0], name.rpartition(".")[2]
-                if key in parts:
-                    parts[key] += value
-            shares[preset] = [*parts.values(), ours - sum(parts.values())]
+            official, large, wide = (total("official", m, size)[0] for m, size in (
+                (model, (512, 512)), (model, (640, 640)), (roads, (1024, 2048))))
+            ours, modules = total("ours", model, (512, 512))
+        encoder, decoder = (sum(p.numel() for p in part.parameters())
+                            for part in (model.backbone, model.head))
+        rows.append([preset, f"{encoder + decoder:,}", f"{encoder:,}", f"{decoder:,}",
+                     *(f"{value:.2f}" for value in (official, ours, large, wide))])
+        parts = [sum(count for name, count in modules.items() if name.startswith(f"{part}.")
+                     and name.endswith(f".{kind}")) / 1e9 for part, kind in kinds]
+        shares.append([preset, *(f"{value:.2f}" for value in (*parts, ours - sum(parts)))])
+    show(["", "parameters, 150 classes", "encoder", "decoder", "512 x 512: official G", "ours G",
+          "640 x 640: official G", "1024 x 2048, 19 classes: official G"], rows)
     print("\nOurs at 512 x 512, G multiply-adds by part:\n")
-    print("| | encoder: embeddings | position 3x3 | LRSA | feed-forward | decoder: position 3x3 | LRSA | feed-forward "
-          "| squeezes, classifier |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for preset, values in shares.items():
-        values = [value for index, value in enumerate(values) if index != 4]  # the decoder embeds nothing
-        print(f"| {preset} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
+    show(["", "encoder: embeddings", "position 3x3", "LRSA", "feed-forward",
+          "decoder: position 3x3", "LRSA", "feed-forward", "squeezes, classifier"], shares)
 
 
 def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tables = {"counts": counts, "steps": steps, "network": network, "attention": attention}
-    wanted = sys.argv[1:] or list(tables)
-    for name in wanted:
+    for name in sys.argv[1:] or tables:
         if name not in tables:
             sys.exit(f"unknown table {name!r}; valid: {', '.join(tables)}")
-        if name == "counts":
+        with torch.inference_mode(name != "counts"):
             tables[name]()
-        else:
-            with torch.inference_mode():
-                tables[name]()
         print()
 
 

@@ -444,7 +444,7 @@ def test_classifier():
 
 
 def test_recipe_decays_what_the_release_decays():
-    from common.training import make_optimizer
+    from common.recipe import make_optimizer
     from ..recipe import RECIPES
     with torch.device("meta"):
         network = model.build(150, "xl")

@@ -6,7 +6,7 @@ import torch
 from .. import explain
 from ..model import build, enlarge
 
-attention = pytest.importorskip("common.attention", reason="the folder was taken alone")
+attention = pytest.importorskip("papers.attention", reason="the folder was taken alone")
 SIZE, PIXEL = (64, 96), (37, 70)
 
 

@@ -1,32 +1,36 @@
 """What point-wise spatial attention costs: four ways to write it.
 
-  python -m papers.psanet.evidence.cost                       time and memory tables, one branch, C = 512 (tens of minutes)
-  python -m papers.psanet.evidence.cost attention 30          the table of one map only: 30, 45 or 60
-  python -m papers.psanet.evidence.cost counts                multiply-adds of the attention and of whole networks; no timing
-  python -m papers.psanet.evidence.cost picture RUN FILE.png  what one pixel collects from and distributes to, from a trained run
+  python -m papers.psanet.evidence.cost               time and memory, one branch, C = 512 (long)
+  python -m papers.psanet.evidence.cost attention 30  the table of one map only: 30, 45 or 60
+  python -m papers.psanet.evidence.cost counts        multiply-adds; no timing
 
 naive gather: convolution, torch.gather with an integer index, softmax, product.
-official:     the steps of the official code, each with its own tensor: convolution, copied windows, softmax, product.
-              The copy stands for its compiled kernel.
-view:         model.dense: windows as a view.      stream: model.Stream, tiles and its own backward.
+official:     the steps of the official code, each with its own tensor: convolution, copied windows,
+              softmax, product. The copy stands for its compiled kernel.
+view:         fast.dense: windows as a view.
+stream:       fast.Stream, tiles and its own backward.
 
-One thread, float32. Candidates take turns in one process; medians and their ratios to "official" are printed.
+One thread, float32. Candidates take turns in one process; medians and their ratios to "official"
+are printed.
 """
 
+import math
 import sys
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from studies.measure import peak_memory, times
-from .. import model as psanet
+from studies.measure import markdown, multiply_adds, peak_memory, times
 
-CASES = [(30, 1), (45, 2), (60, 1)]  # side of the map, batch: ADE20K, Cityscapes with its mirror image, a bigger crop
+from .. import fast, model
+
+# Side of the map, batch: ADE20K, Cityscapes with its mirror image, a bigger crop.
+CASES = [(30, 1), (45, 2), (60, 1)]
 DIRECTIONS = ("collect", "distribute")
 CHANNELS = 512
 
-# ------------------------------------------------------------------------------------------ four forms
+# ------------------------------------------------------------------------------------------ forms
 
 
 def naive_gather(direction, q, table, v):
@@ -43,12 +47,12 @@ def naive_gather(direction, q, table, v):
 
 
 def official(direction, q, table, v):
-    """Arguments as above. Pixels are listed in reverse order, so that the window of each is a positive stride."""
+    """Arguments as above. Pixels are listed in reverse, so that windows are positive strides."""
     batch, _, height, width = q.shape
     pixels, columns = height * width, 2 * width - 1
     h = F.conv2d(q.flip(2, 3), table[:, :, None, None])  # [B, offsets, H, W]
     strides = (h.stride(0), columns * pixels, pixels, columns * pixels + width, pixels + 1)
-    p = h.as_strided((batch, height, width, height, width), strides)  # [B, others, owners], two axes each
+    p = h.as_strided((batch, height, width, height, width), strides)  # [B, others, owners]
     if direction == "collect":
         attention = p.reshape(batch, pixels, pixels).softmax(1)
         return (v.flatten(2) @ attention).flip(2).view_as(v)
@@ -58,27 +62,36 @@ def official(direction, q, table, v):
 
 def view(direction, q, table, v):
     """Arguments as above."""
-    return form(psanet.dense, direction, q, table, v)
+    return channels_last(fast.dense, direction, q, table, v)
 
 
 def stream(direction, q, table, v):
     """Arguments as above."""
-    tile = tuple(-(-side // -(-side // psanet.TILE)) for side in q.shape[-2:])
-    return form(lambda *arguments: psanet.Stream.apply(*arguments, True, tile), direction, q, table, v)
+    tile = tuple(tile_side(side) for side in q.shape[-2:])
+    return channels_last(lambda *arguments: fast.Stream.apply(*arguments, True, tile),
+                         direction, q, table, v)
 
 
-def form(function, direction, q, table, v):
+def tile_side(side):
+    """Tiles are as equal as they can be and at most fast.TILE wide."""
+    return math.ceil(side / math.ceil(side / fast.TILE))
+
+
+def channels_last(function, direction, q, table, v):
     """Call a function that wants the channels last."""
-    size = q.shape[-2:]
+    height, width = q.shape[-2:]
     q, v = (t.permute(0, 2, 3, 1).contiguous() for t in (q, v))
-    return function(direction, q, table.view(2 * size[0] - 1, 2 * size[1] - 1, -1), v).permute(0, 3, 1, 2)
+    offsets = table.view(2 * height - 1, 2 * width - 1, -1)
+    return function(direction, q, offsets, v).permute(0, 3, 1, 2)
 
 
 FORMS = {"naive gather": naive_gather, "official": official, "view": view, "stream": stream}
 
+# ------------------------------------------------------------------------------------------ tables
 
-def inputs(side, batch, channels=CHANNELS):
-    """(q, table, v) of a map, like those of the module: after a ReLU, and the table as it is initialised."""
+
+def inputs(side, batch, channels):
+    """(q, table, v) of a map, like those of the module: after a ReLU, the table as at the start."""
     torch.manual_seed(0)
     q, v = torch.randn(2, batch, channels, side, side).relu().unbind()
     return q, (torch.rand((2 * side - 1) ** 2, channels) * 2 - 1) / channels**0.5, v
@@ -86,28 +99,22 @@ def inputs(side, batch, channels=CHANNELS):
 
 def make(name, direction, side, batch, train):
     """A function without arguments that runs one form once."""
-    arguments = inputs(side, batch)
-    if name in ("view", "stream"):  # in the network the maps are channels-last already; the official code's are not
-        q, table, v = arguments
+    q, table, v = inputs(side, batch, CHANNELS)
+    if name in ("view", "stream"):  # maps are channels-last here, not in the official code
         q, v = (t.contiguous(memory_format=torch.channels_last) for t in (q, v))
-        arguments = [q, table, v]
+    arguments = [t.requires_grad_(train) for t in (q, table, v)]
+    gradient = torch.randn_like(v) if train else None
     torch.ones(64, 64) @ torch.ones(64, 64)  # the library's own buffers are not counted
-    if not train:
-        def run():
-            with torch.no_grad():
-                FORMS[name](direction, *arguments)
-        return run
-    arguments = [t.requires_grad_() for t in arguments]
-    gradient = torch.randn_like(arguments[2])
 
     def run():
         for t in arguments:
             t.grad = None
-        FORMS[name](direction, *arguments).backward(gradient)
+        with torch.set_grad_enabled(train):
+            out = FORMS[name](direction, *arguments)
+        if train:
+            out.backward(gradient)
+
     return run
-
-
-# ------------------------------------------------------------------------------------------ tables
 
 
 def check():
@@ -120,102 +127,53 @@ def check():
 
 
 def attention(cases):
-    """Print the table."""
+    """Print the table of time and memory."""
     check()
-    torch.set_num_threads(1)
-    print("| map | pass | branch | " + " | ".join(FORMS) + " | time stream / official | memory |")
-    print("|---" * (len(FORMS) + 5) + "|")
+    rows = []
     for side, batch in cases:
         for train in (False, True):
             for direction in DIRECTIONS:
-                seconds = times({name: make(name, direction, side, batch, train) for name in FORMS}, rounds=5)
-                memory = {name: peak_memory(make, name, direction, side, batch, train) for name in FORMS}
-                cells = " | ".join(f"{seconds[name] * 1e3:.0f} ms, {memory[name]:.0f} MiB" for name in FORMS)
-                print(
-                    f"| {side} x {side}, batch {batch} | {'forward + backward' if train else 'inference'} "
-                    f"| {direction} "
-                    f"| {cells} | {seconds['stream'] / seconds['official']:.2f} "
-                    f"| {memory['stream'] / memory['official']:.2f} |", flush=True,
-                )
+                what = direction, side, batch, train
+                seconds = times({name: make(name, *what) for name in FORMS}, rounds=5)
+                memory = {name: peak_memory(make, name, *what) for name in FORMS}
+                rows.append([
+                    f"{side} x {side}, batch {batch}",
+                    "forward + backward" if train else "inference", direction,
+                    *(f"{seconds[name] * 1e3:.0f} ms, {memory[name]:.0f} MiB" for name in FORMS),
+                    f"{seconds['stream'] / seconds['official']:.2f}",
+                    f"{memory['stream'] / memory['official']:.2f}"])
+    print("\n".join(markdown(
+        ["map", "pass", "branch", *FORMS, "time stream / official", "memory"], rows)))
 
 
 def counts():
     """Print multiply-adds in 10^9."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils.flop_counter import FlopCounterMode
-
-    print("one branch, C = 512: logits official / logits in tiles / weighted sum")
+    print(f"one branch, C = {CHANNELS}: logits official / logits in tiles / weighted sum")
     for side, _ in CASES:
-        edge = -(-side // -(-side // psanet.TILE))
+        edge = tile_side(side)
         tiles = sum(
             (columns.stop - columns.start) * (rows.stop - rows.start)
             * (offsets[0].stop - offsets[0].start) * (offsets[1].stop - offsets[1].start)
-            for rows, columns, offsets in psanet.tiles((side, side), (edge, edge))
-        )
+            for rows, columns, offsets in fast.tiles((side, side), (edge, edge)))
         numbers = side**2 * (2 * side - 1) ** 2, tiles, side**4
-        print(f"{side} x {side}: " + " / ".join(f"{number * CHANNELS / 1e9:.2f}" for number in numbers))
+        print(f"{side} x {side}: " + " / ".join(f"{n * CHANNELS / 1e9:.2f}" for n in numbers))
     print("whole networks, 150 classes (19 at 705), batch 1, evaluation")
     for preset in ("resnet50", "resnet101"):
-        for crop in (465, 705):
+        for crop, classes in ((465, 150), (705, 19)):
             with FakeTensorMode(), torch.no_grad():
-                net = psanet.build(150 if crop == 465 else 19, preset, crop_size=crop, aux=False).eval()
-                with FlopCounterMode(display=False) as counter:
-                    net(torch.empty(1, 3, crop, crop))
-            print(f"{preset} at {crop}: {counter.get_total_flops() / 2e9:.1f}")
-
-
-# ------------------------------------------------------------------------------------------ picture
-
-
-def picture(run, target):
-    """Save a picture of two pixels of validation scenes: where each collects from and whom it gives to."""
-    import numpy as np
-
-    import datasets
-    from common import checkpoint, pictures
-    from common.inference import normalise
-
-    state = checkpoint.load_run(Path(run))
-    config = state["config"]
-    net = psanet.build(config["num_classes"], config["preset"], **config["options"]).eval()
-    net.load_state_dict(state["model"])
-    data = datasets.load(config["dataset"], None, "val")
-    rows = []
-    for index in range(4):
-        image, label = data[index]
-        y, x = map(int, np.argwhere(label >= 3)[len(np.argwhere(label >= 3)) // 2])  # a pixel of an object
-        with torch.no_grad():
-            height, width = image.shape[:2]
-            padded = F.pad(normalise(image)[None], (0, (1 - width) % net.step, 0, (1 - height) % net.step))
-            features = net.backbone(padded)[-1]
-            maps = []
-            for direction, branch in zip(net.psa.directions, net.psa.branches):
-                q, _ = branch(features)
-                size = q.shape[-2:]
-                pixel = round(y / net.step) * size[1] + round(x / net.step)
-                weights = torch.eye(size.numel()).view(1, -1, *size)  # values that make z the attention itself
-                a = getattr(psanet, direction)(q, branch.table, weights, net.psa.mask_size).flatten(2)[0]
-                maps.append((a[:, pixel] if direction == "collect" else a[pixel]).view(size))  # a: [source, receiver]
-        marked = np.array(image)
-        marked[max(y - 3, 0) : y + 4, max(x - 3, 0) : x + 4] = (255, 0, 0)
-        heat = [
-            F.interpolate((m / m.max())[None, None], padded.shape[-2:], mode="bilinear", align_corners=True)[0, 0]
-            for m in maps
-        ]
-        shown = [(h[:height, :width, None].numpy() * 255).astype(np.uint8).repeat(3, 2) for h in heat]
-        rows.append([marked, *shown])
-    names = {"collect": "collects from", "distribute": "distributes to"}
-    pictures.save_png(Path(target), pictures.grid(["pixel", *(names[d] for d in net.psa.directions)], rows))
+                net = model.build(classes, preset, crop_size=crop, aux=False).eval()
+                image = torch.empty(1, 3, crop, crop)
+                total, _ = multiply_adds(lambda net=net, image=image: net(image))
+            print(f"{preset} at {crop}: {total / 1e9:.1f}")
 
 
 def main():
-    command, *rest = sys.argv[1:] or ["attention"]
+    torch.set_num_threads(1)
+    command, *sides = sys.argv[1:] or ["attention"]
     if command == "attention":
-        attention([case for case in CASES if not rest or str(case[0]) in rest])
+        attention([case for case in CASES if not sides or str(case[0]) in sides])
     elif command == "counts":
         counts()
-    elif command == "picture" and len(rest) == 2:
-        picture(*rest)
     else:
         sys.exit(__doc__)
 

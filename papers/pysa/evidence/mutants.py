@@ -1,34 +1,178 @@
-"""Mistakes that people make with this paper. `make mutants` plants them one by one in a copy of the repository and
-reports whether the tests of this folder notice.
+"""Mistakes that people make with this paper. `make mutants` plants them one by one in a copy of the
+repository and reports whether the tests of this folder notice.
 
-(what, old text, new text): `old` occurs exactly once in model.py.
+{file: [(what, old text, new text), ...]}: `old` occurs exactly once in the file.
 """
 
-MUTANTS = [
-    (
-        "regions and cells viewed as (R*R, G*G) at once, so pixels of different regions mix",
-        "t = t.reshape(batch, heads, -1, regions, side, regions, side)\n        return t.permute(0, 3, 5, 1, 4, 6, 2)",
-        "t = t.reshape(batch, heads, -1, regions, regions, side, side)\n        return t.permute(0, 3, 4, 1, 5, 6, 2)",
-    ),
-    ("cells put back in the wrong order", ".permute(0, 3, 6, 1, 4, 2, 5)", ".permute(0, 3, 6, 2, 4, 1, 5)"),
-    ("softmax over the queries", "scores.softmax(-1)", "scores.softmax(-2)"),
-    ("scale missing", "    if scaled:\n        scores = scores / math.sqrt(q.shape[-1])\n", ""),
-    ("scores divided by the width instead of its root", "math.sqrt(q.shape[-1])", "q.shape[-1]"),
-    ("relative positions seen from the wrong cell", "i[None, :] - i[:, None] + side", "i[:, None] - i[None, :] + side"),
-    ("the grid enlarged as a whole although regions are asked for", 'if scope == "region" else', "if False else"),
-    ("bins end at the floor, so 97 rows lose border pixels", "-(-(i + 1) * size // cells)", "(i + 1) * size // cells"),
-    ("enlarged with align_corners=True habits: no half-pixel centre", "(2 * y + 1) * grid - size", "2 * y * grid"),
-    ("rows pooled by the matrix of the columns", "return rows @ (x @ columns.T)", "return columns @ (x @ columns.T)"),
-    ("residual of the series left out", "x = x + pysa(x, level)", "x = pysa(x, level)"),
-    ("residual left out in cell space", "return x + torch.cat(enlargements[0]", "return torch.cat(enlargements[0]"),
-    ("in cell space a level reads the first map, not the sum so far", "t = t + rows @ (o @ columns.T)", "pass"),
-    ("in cell space only the level before is added", "t = t + rows @ (o @ columns.T)", "t = read[s] @ pools[1][s].T.to(x) + rows @ (o @ columns.T)"),
-    ("cell space used for max pooling, which is not linear", 'level.pool == "avg" for', "level.pool for"),
-    ("parallel: context in front of the features", "[features] + [pysa(x, level) for level in levels]", "[pysa(x, level) for level in levels] + [features]"),
-    ("series: features in front of the context", "torch.cat([x, features], dim=1)", "torch.cat([features, x], dim=1)"),
-    ("the learned gain left out", "return o if self.gain is None else self.gain * o", "return o"),
-    ("layer 4 dilated by 2 only", "dilations=(1, 1, 2, 4)", "dilations=(1, 1, 2, 2)"),
-    ("scores enlarged with align_corners=True", 'mode="bilinear", align_corners=False) for', 'mode="bilinear", align_corners=True) for'),
-    ("shared levels that share nothing", "setattr(level, name, module)", "pass"),
-    ("`context=False` keeps the levels", "(regions if context else ())", "regions"),
-]
+MUTANTS = {
+    "model.py": [
+        (
+            "regions and cells viewed as (R*R, G*G) at once, so pixels of different regions mix",
+            "return z.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)",
+            "return z.permute(0, 2, 3, 4, 5, 1).flatten(3, 4).flatten(1, 2)",
+        ),
+        (
+            "cells put back in the wrong order",
+            "return z.permute(0, 5, 1, 3, 2, 4)",
+            "return z.permute(0, 5, 1, 4, 2, 3)",
+        ),
+        ("softmax over the queries", "q.shape[-1] ** 0.5, dim=-1)", "q.shape[-1] ** 0.5, dim=-2)"),
+        ("scale missing", "q @ k.mT / q.shape[-1] ** 0.5", "q @ k.mT"),
+        (
+            "scores divided by the width instead of its root",
+            "q @ k.mT / q.shape[-1] ** 0.5",
+            "q @ k.mT / q.shape[-1]",
+        ),
+        ("scores divided by the root of C", "/ q.shape[-1] ** 0.5", "/ t.shape[1] ** 0.5"),
+        ("queries and keys are one map", "by_region(self.key(t)", "by_region(self.query(t)"),
+        (
+            "a maximum for every cell, not a mean",
+            "F.adaptive_avg_pool2d(x, self.grid)",
+            "F.adaptive_max_pool2d(x, self.grid)",
+        ),
+        (
+            "the grid enlarged as a whole although regions stand by themselves",
+            "cell.clamp(first, first + cells - 1)",
+            "cell.clamp(0, n - 1)",
+        ),
+        (
+            "enlarged with align_corners=True habits: no half-pixel centre",
+            "place = (2 * y + 1) * n - size",
+            "place = 2 * y * n",
+        ),
+        (
+            "the region of a pixel decided by its edge, not its centre",
+            "first = (2 * y + 1) * regions",
+            "first = 2 * y * regions",
+        ),
+        (
+            "nearest cell, not two",
+            "((below, 1 - share), (below + 1, share))",
+            "((below, 1 - share.round()), (below + 1, share.round()))",
+        ),
+        (
+            "rows enlarged by the matrix of the columns",
+            "return u_h @ (o @ u_w.mT)",
+            "return u_w @ (o @ u_h.mT)",
+        ),
+        ("residual of the series left out", "x = x + level(x) ", "x = level(x) "),
+        (
+            "every level of the series reads the first map",
+            "            for level in self.levels:\n                x = x + level(x) ",
+            "            first = x\n            for level in self.levels:\n"
+            "                x = x + level(first) ",
+        ),
+        ("the shortcut is always taken", "if self.fast:", "if True:"),
+        (
+            "series: features in front of the context",
+            "torch.cat([x, features], dim=1)",
+            "torch.cat([features, x], dim=1)",
+        ),
+        (
+            "series: the backbone's features left out",
+            "torch.cat([x, features], dim=1)",
+            "torch.cat([x, 0 * features], dim=1)",
+        ),
+        (
+            "parallel: context in front of the features",
+            "torch.cat([features, *context], dim=1)",
+            "torch.cat([*context, features], dim=1)",
+        ),
+        (
+            "parallel: a level reads the levels before it",
+            "context = [level(features) for level in self.levels]",
+            "context = []\n        for level in self.levels:\n"
+            "            context.append(level(features) + sum(context))",
+        ),
+        (
+            "parallel: pixels reduced, not cells",
+            "self.reduce(F.adaptive_avg_pool2d(x, self.grid))",
+            "F.adaptive_avg_pool2d(self.reduce(x), self.grid)",
+        ),
+        ("layer 4 dilated by 2 only", "dilations=(1, 1, 2, 4)", "dilations=(1, 1, 2, 2)"),
+        (
+            "scores enlarged with align_corners=True",
+            'mode="bilinear", align_corners=False)',
+            'mode="bilinear", align_corners=True)',
+        ),
+        (
+            "`context=False` keeps the levels",
+            'o["regions"] if o["context"] else ()',
+            'o["regions"]',
+        ),
+        (
+            "positions asked for and forgotten",
+            'if o["position"] else PySALevel',
+            "if False else PySALevel",
+        ),
+        (
+            "options of the preset win over those given",
+            "{**DEFAULTS, **PRESETS[preset], **options}",
+            "{**DEFAULTS, **options, **PRESETS[preset]}",
+        ),
+    ],
+    "fast.py": [
+        (
+            "bins end at the floor, so 97 rows lose border pixels",
+            "((i + 1) * size + cells - 1) // cells",
+            "(i + 1) * size // cells",
+        ),
+        (
+            "residual left out",
+            "return x + torch.cat(enlargements[0]",
+            "return torch.cat(enlargements[0]",
+        ),
+        (
+            "a level reads the first map, not the sum so far",
+            "t = t + rows @ (o @ columns.mT)",
+            "pass",
+        ),
+        (
+            "only the level before is added",
+            "t = t + rows @ (o @ columns.mT)",
+            "t = narrow[s] @ pools[1][s].mT.to(x) + rows @ (o @ columns.mT)",
+        ),
+        (
+            "what earlier levels added is pooled with rows and columns exchanged",
+            "t = t + rows @ (o @ columns.mT)",
+            "t = t + columns @ (o @ rows.mT)",
+        ),
+        (
+            "rows pooled by the matrix of the columns",
+            "torch.cat(pools[0]).to(x) @ x",
+            "torch.cat(pools[1]).to(x) @ x",
+        ),
+        ("no levels, no result", "    if not levels:\n        return x\n", ""),
+        (
+            "the levels share the weights of the first",
+            "outputs.append(level.attend(",
+            "outputs.append(levels[0].attend(",
+        ),
+    ],
+    "readings.py": [
+        (
+            "relative positions seen from the wrong cell",
+            "i[None, :] - i[:, None] + self.cells",
+            "i[:, None] - i[None, :] + self.cells",
+        ),
+        (
+            "rows and columns of the positions exchanged",
+            "self.position[0, rows, columns]",
+            "self.position[0, columns, rows]",
+        ),
+        (
+            "positions scaled with the scores",
+            "q @ k.mT / q.shape[-1] ** 0.5 + self.relative()",
+            "(q @ k.mT + self.relative()) / q.shape[-1] ** 0.5",
+        ),
+    ],
+    "explain.py": [
+        ("weights read from the wrong side", "dim=-1).mT @ read", "dim=-1) @ read"),
+        ("positions left out of what is shown", "isinstance(level, PositionedLevel)", "False"),
+        (
+            "the pixel found by its corner",
+            "[(2 * p + 1) * n // (2 * side) for",
+            "[(p * n + side // 2) // side for",
+        ),
+    ],
+}

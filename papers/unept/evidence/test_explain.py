@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from .. import explain
 from ..model import build
 
-attention = pytest.importorskip("common.attention", reason="the folder was taken alone")
+attention = pytest.importorskip("papers.attention", reason="the folder was taken alone")
 SIZE, PIXEL = (64, 96), (13, 90)  # 90 is no row: rows and columns cannot change places unnoticed
 AT_8 = (1, 11)  # where PIXEL lies on a map of 1/8 of the size
 

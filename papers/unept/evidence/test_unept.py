@@ -1246,7 +1246,7 @@ def test_half_precision_keeps_the_loss_exact():
 
 
 def test_recipes_speak_of_this_network():
-    make_optimizer = pytest.importorskip("common.training", reason="taken alone").make_optimizer
+    make_optimizer = pytest.importorskip("common.recipe", reason="taken alone").make_optimizer
     from .. import recipe
 
     assert {

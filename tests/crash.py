@@ -1,10 +1,12 @@
-"""python -m tests.torture [--kills N] [--seed N]: kill training again and again and see that nothing is lost.
+"""python -m tests.crash [--kills N] [--seed N]: kill training again and again and see that nothing
+is lost.
 
-Trains a small PySA on made-up scenes once without interruption, and once more while it is killed (SIGKILL, no chance to
-react) and resumed N times: at random moments between its start and its next checkpoints, and in every second case
-while a file of the run directory is being written, which the half-written .part file left behind proves. Then the two
-run directories are compared bit by bit: weights, optimiser, best score, the loss of every step (and with it the order
-of the data), log, pictures. Exit code 1 if anything differs.
+Trains a small PySA on made-up scenes once without interruption, and once more while it is killed
+(SIGKILL, no chance to react) and resumed N times: at random moments between its start and its next
+checkpoints, and in every second case while a file of the run directory is being written, which the
+half-written .part file left behind proves. Then the two run directories are compared bit by bit:
+weights, optimiser, best score, the loss of every step (and with it the order of the data), log,
+pictures. Exit code 1 if anything differs.
 """
 
 import argparse
@@ -20,11 +22,12 @@ import torch
 from PIL import Image
 
 from common import checkpoint
-from common.training import FILES
+from common.run import FILES
 from datasets.shapes import CLASSES, make_scene
 
 ROOT = Path(__file__).resolve().parent.parent
-KINDS = ("while last.pt is written", "between checkpoints", "while any file is written", "at any time")
+KINDS = ("while last.pt is written", "between checkpoints", "while any file is written",
+         "at any time")
 
 
 def make_data(folder, count=10, side=64):
@@ -38,11 +41,15 @@ def make_data(folder, count=10, side=64):
 
 
 def start(data, out, steps, *more, **settings):
-    """train.py in a process of its own; the same command starts a run and resumes it. settings: of Popen."""
-    command = [sys.executable, ROOT / "train.py", "--dataset", "folder", "--data", data, "--steps", steps,
-               "--batch-size", 2, "--crop-size", 48, "--eval-every", 3, "--set", "channels=8", "--device", "cpu",
+    """train.py in a process of its own; the same command starts a run and resumes it. settings: of
+    Popen."""
+    command = [sys.executable, ROOT / "train.py", "--dataset", "folder", "--data", data, "--steps",
+               steps, "--batch-size", 2, "--crop-size", 48, "--eval-every", 3,
+               "--set", "channels=8",
+               "--device", "cpu",
                "--out", out, "--resume", *more]
-    return subprocess.Popen([str(part) for part in command], env={**os.environ, "OMP_NUM_THREADS": "1"},
+    return subprocess.Popen([str(part) for part in command],
+                            env={**os.environ, "OMP_NUM_THREADS": "1"},
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **settings)
 
 
@@ -96,28 +103,33 @@ def differences(a, b, where=""):
     if isinstance(a, (list, tuple)):
         if len(a) != len(b):
             return [f"{where}: {len(a)} and {len(b)} entries"]
-        return [place for n, pair in enumerate(zip(a, b)) for place in differences(*pair, f"{where}/{n}")]
+        return [place for n, pair in enumerate(zip(a, b))
+                for place in differences(*pair, f"{where}/{n}")]
     return [] if a == b or (a != a and b != b) else [f"{where}: {a} and {b}"]
 
 
-def torture(folder, kills, seed=0, report=print):
-    """Run it all under `folder`. Returns what differs in the end, and how many kills left a half-written file.
-    Raises RuntimeError if training fails, or ends before it could be killed that often."""
+def kill_and_resume(folder, kills, seed=0, report=print):
+    """Run it all under `folder`. Returns what differs in the end, and how many kills left a
+    half-written file. Raises RuntimeError if training fails, or ends before it could be killed that
+    often."""
     rng, steps = random.Random(seed), 18 * (kills + 1)
     make_data(folder / "data")
     tried = done = hit = 0
     while done < kills:
         kind = KINDS[done % len(KINDS)]
         process = start(folder / "data", folder / "killed", steps, "--workers", tried % 3)
-        before, parts, tried = step_of(folder / "killed"), half_written(folder / "killed"), tried + 1
+        before, parts = step_of(folder / "killed"), half_written(folder / "killed")
+        tried += 1
         if not kill_once(process, folder / "killed", kind, rng) and tried < 4 * kills:
-            continue  # the file was finished a moment before the signal came; the run goes on all the same
+            # the file was finished a moment before the signal came; the run goes on all the same
+            continue
         left = [path.name for path, _ in half_written(folder / "killed") - parts]
         done, hit = done + 1, hit + bool(left)
         report(f"kill {done:2d} {kind:25s} step {before:3d} -> {step_of(folder / 'killed'):3d}"
                f"   {'half-written: ' + ', '.join(left) if left else ''}")
     for name in ("killed", "whole"):
-        _, error = (process := start(folder / "data", folder / name, steps, "--workers", 0)).communicate()
+        process = start(folder / "data", folder / name, steps, "--workers", 0)
+        _, error = process.communicate()
         if process.returncode:
             return [f"{name}: exit code {process.returncode}, {error.decode()}"], hit
     found = []
@@ -131,13 +143,15 @@ def torture(folder, kills, seed=0, report=print):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found, hit = torture(Path(folder), arguments.kills, arguments.seed)
-    print(f"{arguments.kills} kills, {hit} of them left a half-written file; differences from the run that nobody "
+        found, hit = kill_and_resume(Path(folder), arguments.kills, arguments.seed)
+    print(f"{arguments.kills} kills, {hit} of them left a half-written file; differences from the "
+          "run that nobody "
           f"interrupted: {', '.join(found) or 'none, all bits are the same'}")
     return int(bool(found))
 

@@ -1,6 +1,8 @@
-"""One battery for every paper: whatever folder lies under papers/ is held to the same. Presets `tiny`, on the CPU.
+"""What holds for every paper: whatever folder lies under papers/ is held to the same. Presets
+`tiny`, on the CPU.
 
-`python -m tests.test_battery` writes the loss curves anew (tests/curves.json), where a change of them is wanted.
+`python -m tests.test_every_paper` writes the loss curves anew (tests/curves.json), where a change
+of them is wanted.
 """
 
 import contextlib
@@ -14,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.training import Recipe, add_gradients
+from common.loop import add_gradients
+from common.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPERS = sorted(path.parent.name for path in ROOT.glob("papers/*/model.py"))
@@ -31,7 +34,8 @@ def network(paper, seed=0, dtype=torch.float32):
 
 
 def batch(count=2, seed=0):
-    """Blocks of 16 x 16 pixels in five noisy greys. images [count, 3, SIDE, SIDE], label int64 [count, SIDE, SIDE]."""
+    """Blocks of 16 x 16 pixels in five noisy greys. images [count, 3, SIDE, SIDE], label int64
+    [count, SIDE, SIDE]."""
     rng = np.random.default_rng(seed)
     label = rng.integers(CLASSES, size=(count, SIDE // 16, SIDE // 16)).repeat(16, 1).repeat(16, 2)
     images = label[:, None] - 2 + rng.normal(size=(count, 3, SIDE, SIDE))
@@ -43,12 +47,14 @@ def step(model, images, label, autocast=None):
     model.train()
     model.zero_grad()
     off = torch.amp.GradScaler("cpu", enabled=False)
-    return add_gradients(model, model, images, label, Recipe(), autocast or contextlib.nullcontext(), off)
+    return add_gradients(model, model, images, label, Recipe(),
+                         autocast or contextlib.nullcontext(), off)
 
 
 def curve(paper, steps=10):
-    """Losses of `steps` steps of SGD in double precision: AdamW, and batch statistics over PAN's very small maps, blow up
-    the rounding errors in which processors and numbers of threads differ."""
+    """Losses of `steps` steps of SGD in double precision: AdamW, and batch statistics over PAN's
+    very small maps, blow up the rounding errors in which processors and numbers of threads
+    differ."""
     model, (images, label) = network(paper, dtype=torch.float64), batch(3)
     images = images.double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -91,12 +97,15 @@ def test_a_batch_is_its_images_one_by_one(paper):
 
 @every_paper
 def test_every_parameter_learns(paper):
-    """In the first step or in the second: what lies behind a layer that starts at zero has to wait for it."""
+    """In the first step or in the second: what lies behind a layer that starts at zero has to wait
+    for it."""
     model = network(paper)
-    optimizer, dead = torch.optim.SGD(model.parameters(), lr=0.01), {name for name, _ in model.named_parameters()}
+    optimizer, dead = torch.optim.SGD(model.parameters(),
+                                      lr=0.01), {name for name, _ in model.named_parameters()}
     for _ in range(2):
         step(model, *batch())
-        dead -= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        dead -= {name for name, p in model.named_parameters() if p.grad is not None
+                 and p.grad.abs().max() > 0}
         optimizer.step()
     assert not dead
 
@@ -132,10 +141,11 @@ def test_saved_and_loaded(paper):
 def test_losses_of_ten_steps(paper):
     stored = json.loads(CURVES.read_text(encoding="utf-8"))
     if paper not in stored:
-        pytest.skip(f"no curve of {paper} is stored: python -m tests.test_battery")
+        pytest.skip(f"no curve of {paper} is stored: python -m tests.test_every_paper")
     losses = curve(paper)
     assert losses[-1] < losses[0]
-    assert losses == pytest.approx(stored[paper], rel=1e-4), "if wanted: python -m tests.test_battery"
+    assert losses == pytest.approx(stored[paper],
+                                   rel=1e-4), "if wanted: python -m tests.test_every_paper"
 
 
 @every_paper
@@ -155,7 +165,8 @@ def test_bfloat16(paper):
 
 @every_paper
 def test_compile(paper):
-    """torch.compile takes a training step as a graph and computes the same. Backend "eager": it needs no C++ compiler."""
+    """torch.compile takes a training step as a graph and computes the same. Backend "eager": it
+    needs no C++ compiler."""
     plain, model, (images, label) = network(paper), network(paper), batch()
     torch.manual_seed(0)  # of dropout
     wanted = step(plain, images, label)

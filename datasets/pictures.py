@@ -1,16 +1,19 @@
-"""Pictures of what a network does, drawn with Pillow: predictions beside the truth, curves of a run."""
+"""Pictures of what a network does, drawn with Pillow: predictions beside the truth, curves of a
+run."""
 
 import io
+import math
 import textwrap
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .checkpoint import write_atomically
-from .metrics import IGNORE
+from common.checkpoint import write_atomically
+from common.metrics import IGNORE
 
 INK, PAPER, GRID = (30, 30, 35), (255, 255, 255), (225, 225, 230)
-SERIES = [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)]  # colour-blind safe (Okabe and Ito)
+# colour-blind safe (Okabe and Ito)
+SERIES = [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)]
 
 
 def font(size=14):
@@ -22,7 +25,7 @@ def save_png(path, image):
     """Write a PIL image, atomically."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+    write_atomically(path, buffer.getvalue())
 
 
 def colourise(label, palette):
@@ -62,8 +65,8 @@ def legend(classes, palette, width):
 
 
 def grid(columns, rows, classes=None, palette=None, height=192, gap=6):
-    """A table of pictures: `columns` are the headings, `rows` lists of uint8 arrays, one per column.
-    Every row is scaled to the same height; with `classes` the legend stands below."""
+    """A table of pictures: `columns` are the headings, `rows` lists of uint8 arrays, one per
+    column. Every row is scaled to the same height; with `classes` the legend stands below."""
     scaled = []
     for row in rows:
         factor = height / row[0].shape[0]
@@ -72,7 +75,8 @@ def grid(columns, rows, classes=None, palette=None, height=192, gap=6):
     cell = max(picture.width for row in scaled for picture in row)
     width = len(columns) * (cell + gap) + gap
     key = legend(classes, palette, width) if classes else None
-    canvas = Image.new("RGB", (width, 26 + len(rows) * (height + gap) + (key.height if key else 0)), PAPER)
+    canvas = Image.new("RGB", (width, 26 + len(rows) * (height + gap) + (key.height if key else 0)),
+                       PAPER)
     draw = ImageDraw.Draw(canvas)
     for c, name in enumerate(columns):
         draw.text((gap + c * (cell + gap), 5), name, fill=INK, font=font(15))
@@ -87,10 +91,33 @@ def grid(columns, rows, classes=None, palette=None, height=192, gap=6):
 def predictions(samples, classes, palette):
     """image | truth | prediction | errors, a row for each (image, label, prediction)."""
     rows = [
-        [image, colourise(label, palette), colourise(prediction, palette), errors(prediction, label)]
+        [image, colourise(label, palette), colourise(prediction, palette),
+         errors(prediction, label)]
         for image, label, prediction in samples
     ]
     return grid(["image", "truth", "prediction", "errors"], rows, classes, palette)
+
+
+def draw_run(out, classes, palette, log, curve, samples):
+    """Write curves.png and predictions.png into a run directory. log, curve: of a `common.run.Run`,
+    the losses drawn as means over stretches. samples: (image, label, prediction) triples."""
+    stretch = math.ceil(len(curve) / 60)
+    ends = range(stretch, len(curve) + 1, stretch)
+    means = [sum(curve[end - stretch : end]) / stretch for end in ends]
+    steps = [row["step"] for row in log]
+    scores = [(name, steps, [row[key] for row in log])
+              for name, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy"))]
+    panels = [("training loss", [("", list(ends), means)]), ("validation", scores)]
+    save_png(out / "curves.png", curves(panels))
+    save_png(out / "predictions.png", predictions(samples, classes, palette))
+
+
+def segmented(image, prediction, classes, palette):
+    """image | segmentation | both, with a legend of the classes that occur."""
+    cells = [image, colourise(prediction, palette), overlay(image, prediction, palette)]
+    height = max(160, min(480, image.shape[0]))
+    return grid(["image", "segmentation", "both"], [cells],
+                *seen_classes(prediction, classes, palette), height=height)
 
 
 def curves(panels, width=460, height=300):
@@ -112,32 +139,38 @@ def curves(panels, width=460, height=300):
             draw.line((left, y, right, y), fill=GRID)
             draw.text((left - 8, y), f"{value:.3g}", fill=INK, font=font(11), anchor="rm")
             x = left + (right - left) * tick / 4
-            draw.text((x, bottom + 6), f"{x_most * tick / 4:.0f}", fill=INK, font=font(11), anchor="ma")
+            draw.text((x, bottom + 6), f"{x_most * tick / 4:.0f}", fill=INK, font=font(11),
+                      anchor="ma")
         for index, (name, xs, ys) in enumerate(lines):
             points = [
-                (left + (right - left) * x / x_most, bottom - (bottom - top) * (y - low) / (high - low))
+                (left + (right - left) * x / x_most,
+                 bottom - (bottom - top) * (y - low) / (high - low))
                 for x, y in zip(xs, ys) if np.isfinite(y)
             ]
             colour = SERIES[index % len(SERIES)]
             draw.line(points, fill=colour, width=2, joint="curve")
             for x, y in points:
                 draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
-            draw.text((right, bottom - 20 - 16 * index), name, fill=colour, font=font(13), anchor="ra")
+            draw.text((right, bottom - 20 - 16 * index), name, fill=colour, font=font(13),
+                      anchor="ra")
         draw.text((right, height - 4), "step", fill=INK, font=font(11), anchor="rs")
     return canvas
 
 
-# ------------------------------------------------------------------------------------------ what a network looks at
+# -------------------------------------------------------------------------- what a network looks at
 
-# From little to much, for colour-blind readers and in grey too (five stops of matplotlib's "plasma").
+# From little to much, for colour-blind readers and in grey too (five stops of matplotlib's
+# "plasma").
 INTENSITY = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)])
-SIDE, FOOT = 200, 24  # of a panel: most pixels of its picture per side, height of the legend below it
+# of a panel: most pixels of its picture per side, height of the legend below it
+SIDE, FOOT = 200, 24
 
 
 def intensity(values):
     """Numbers 0 .. 1 of any shape -> RGB uint8 [..., 3], dark blue to yellow."""
     stops = np.linspace(0, 1, len(INTENSITY))
-    return np.stack([np.interp(values, stops, channel) for channel in INTENSITY.T], axis=-1).astype(np.uint8)
+    return np.stack([np.interp(values, stops, channel) for channel in INTENSITY.T],
+                    axis=-1).astype(np.uint8)
 
 
 def backdrop(image):
@@ -146,7 +179,8 @@ def backdrop(image):
 
 
 def plain_panel(image, pixel=None):
-    """An RGB array [H, W, 3] scaled to fit SIDE x SIDE, with room below; pixel: (row, column) to mark with a ring."""
+    """An RGB array [H, W, 3] scaled to fit SIDE x SIDE, with room below; pixel: (row, column) to
+    mark with a ring."""
     factor = SIDE / max(image.shape[:2])
     height, width = (max(1, round(side * factor)) for side in image.shape[:2])
     canvas = Image.new("RGB", (SIDE, height + FOOT), PAPER)
@@ -161,21 +195,24 @@ def plain_panel(image, pixel=None):
 
 
 def panel(image, values, pixel=None):
-    """One panel of `common.attention.look`: a map as colours over the image, points as circles over it, or bars."""
+    """One panel of `papers.attention.look`: a map as colours over the image, points as circles over
+    it, or bars."""
     if isinstance(values, dict):
         return points_panel(image, values, pixel)
     return bars_panel(values) if values.ndim == 1 else map_panel(image, values, pixel)
 
 
 def map_panel(image, values, pixel=None, labels=None):
-    """values [h, w] >= 0 in colours over the image, the largest in yellow; no colour where exactly 0. Below, the scale:
-    its two labels, by default 0 and the largest value."""
-    rows, columns = (np.arange(n) * values.shape[axis] // n for axis, n in enumerate(image.shape[:2]))
+    """values [h, w] >= 0 in colours over the image, the largest in yellow; no colour where exactly
+    0. Below, the scale: its two labels, by default 0 and the largest value."""
+    rows, columns = (np.arange(n) * values.shape[axis] // n
+                     for axis, n in enumerate(image.shape[:2]))
     pale, fine = backdrop(image), values[rows[:, None], columns][..., None]
     colours = pale * 0.3 + intensity(fine[..., 0] / max(values.max(), 1e-30)) * 0.7
     canvas = plain_panel(np.where(fine > 0, colours, pale).astype(np.uint8), pixel)
     draw, low, high = ImageDraw.Draw(canvas), *(labels or ("0", f"{values.max():.2g}"))
-    left, right, y = 6 + font(12).getlength(low), SIDE - 6 - font(12).getlength(high), canvas.height - FOOT
+    left, right = 6 + font(12).getlength(low), SIDE - 6 - font(12).getlength(high)
+    y = canvas.height - FOOT
     scale = intensity(np.linspace(0, 1, round(right - left))[None].repeat(10, 0))
     canvas.paste(Image.fromarray(scale), (round(left), y + 7))
     draw.text((0, y + 4), low, fill=INK, font=font(12))
@@ -184,13 +221,15 @@ def map_panel(image, values, pixel=None, labels=None):
 
 
 def points_panel(image, groups, pixel=None):
-    """{name: points [n, 3]} as circles over the image, one colour per name; (x, y) are fractions of its sides, the
-    area of a circle is the point's weight. Points outside the image are not drawn."""
+    """{name: points [n, 3]} as circles over the image, one colour per name; (x, y) are fractions of
+    its sides, the area of a circle is the point's weight. Points outside the image are not
+    drawn."""
     canvas = plain_panel(backdrop(image), pixel)
     draw, left, (height, width) = ImageDraw.Draw(canvas), 0, image.shape[:2]
     for (name, points), colour in zip(groups.items(), SERIES):
         for x, y, weight in points[((points[:, :2] >= 0) & (points[:, :2] <= 1)).all(1)]:
-            x, y = (SIDE * part * side / max(width, height) for part, side in ((x, width), (y, height)))
+            x, y = (SIDE * part * side / max(width, height)
+                    for part, side in ((x, width), (y, height)))
             radius = max(1.0, SIDE * 0.16 * weight**0.5)
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=2)
     top = canvas.height - FOOT
@@ -218,7 +257,8 @@ def bars_panel(values):
 
 
 def sheet(heading, rows, classes=None, palette=None, gap=14):
-    """A page of panels: a heading, then rows of (caption, panel), then with `classes` their legend."""
+    """A page of panels: a heading, then rows of (caption, panel), then with `classes` their
+    legend."""
     width = max(3, max(map(len, rows))) * (SIDE + gap) + gap
     heading = textwrap.fill(heading, (width - 2 * gap) // 7)
     rows = [[(textwrap.fill(caption, 30), picture) for caption, picture in row] for row in rows]
@@ -236,3 +276,42 @@ def sheet(heading, rows, classes=None, palette=None, gap=14):
         y += height
     canvas.paste(key, (gap // 2, y))
     return canvas
+
+
+def attention_page(image, pixel, prediction, panels, classes, palette, heading):
+    """A page of what `papers.attention.look` returns: the image, the prediction and every panel,
+    with captions and legends."""
+    cells = [
+        ("the image; the ring is the pixel", plain_panel(image, pixel)),
+        (f"prediction; at the pixel: {classes[prediction[pixel]]}",
+         plain_panel(colourise(prediction, palette), pixel)),
+    ]
+    cells += [(title, panel(image, values, pixel)) for title, values in panels]
+    # rows of about the same length, at most six
+    per_row = math.ceil(len(cells) / math.ceil(len(cells) / 6))
+    rows = [cells[first : first + per_row] for first in range(0, len(cells), per_row)]
+    names, colours = seen_classes(prediction, classes, palette)
+    return sheet(f"{heading} {panels_legend(panels)}", rows, names, colours)
+
+
+def seen_classes(label, classes, palette):
+    """(names, colours) of the classes that occur in a label [H, W]."""
+    seen = sorted(set(label.flatten().tolist()))
+    return [classes[number] for number in seen], [palette[number] for number in seen]
+
+
+def shares(label, classes):
+    """The classes that occur in a label [H, W] as text, with their shares of it, largest first."""
+    found = [((label == number).mean(), name) for number, name in enumerate(classes)]
+    return ", ".join(f"{name} {share:.0%}" for share, name in sorted(found, reverse=True) if share)
+
+
+def panels_legend(panels):
+    """What colours and circles mean, in words."""
+    text = ""
+    if any(not isinstance(values, dict) and values.ndim == 2 for _, values in panels):
+        text += ("Colours: dark blue = little, yellow = the most in that panel (number at the "
+                 "right), grey = nothing. ")
+    if any(isinstance(values, dict) for _, values in panels):
+        text += "Circles: the points that are read, area = weight, colour = on which map."
+    return text.strip()

@@ -1,0 +1,99 @@
+"""What both programs need: types of flags, the device, the papers there are and their networks."""
+
+import argparse
+import importlib
+import math
+from pathlib import Path
+
+import torch
+
+from .errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line, and whose help is the program's docstring."""
+
+    def __init__(self, description):
+        kind = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=kind)
+
+    def error(self, message):
+        raise UserError(message)
+
+
+def positive(kind):
+    """An argparse type: a number of this kind, greater than zero."""
+    def parse(text):
+        number = kind(text)
+        if not 0 < number < math.inf:
+            raise ValueError
+        return number
+    parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+def factors(text):
+    """An argparse type: "0.5,1" -> (0.5, 1.0)."""
+    return tuple(positive(float)(part) for part in text.split(","))
+
+
+factors.__name__ = "list of positive numbers"  # what argparse calls it when it complains
+
+
+def pick_device(name):
+    """The device asked for, or the best one there is. Raises UserError if it is not there."""
+    here = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    here += ["mps"] * torch.backends.mps.is_available()
+    if name is None:
+        return here[-1]
+    if name.partition(":")[0] not in here or (name.startswith("cuda:") and not name[5:].isdigit()):
+        raise UserError(f"--device {name}: not available here; valid: {', '.join(here)}")
+    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UserError(f"--device {name}: there are {count} CUDA devices, numbered from 0")
+    return name
+
+
+def make_folder(path, flag="--out"):
+    """The folder `path`, made if need be. Raises UserError that names the flag."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag} {path}: {error.strerror}") from None
+    return path
+
+
+def papers():
+    """Names of the folders under papers/ that hold a model."""
+    return sorted(path.parent.name for path in ROOT.glob("papers/*/model.py"))
+
+
+def load_paper(name, part="model"):
+    """The module papers.NAME.PART. Raises UserError that lists the papers there are."""
+    if name not in papers():
+        raise UserError(f"--paper {name}: unknown; valid: {', '.join(papers())}")
+    return importlib.import_module(f"papers.{name}.{part}")
+
+
+def load_recipe(paper, dataset, preset="tiny"):
+    """The paper's recipe for a dataset, that of DATASET_PRESET if one size has its own, else the
+    default one. The probes shapes-TASK are trained like shapes."""
+    recipes = load_paper(paper, "recipe").RECIPES
+    dataset = dataset and dataset.partition("-")[0]
+    return recipes.get(f"{dataset}_{preset}") or recipes.get(dataset) or recipes["default"]
+
+
+def build_model(paper, preset, num_classes, options):
+    """papers.PAPER.model.build, with what it refuses as one line that names the flag."""
+    try:
+        return load_paper(paper).build(num_classes, preset, **options)
+    except ValueError as error:
+        flag = f"--preset {preset}" if "preset" in str(error) else "--set"
+        raise UserError(f"{flag}: {error}") from None
+    except (TypeError, ArithmeticError, RuntimeError, AttributeError, LookupError) as error:
+        if not options:
+            raise
+        given = " ".join(f"--set {name}={value}" for name, value in options.items())
+        raise UserError(f"{given}: not possible: {error}") from None

@@ -1,0 +1,82 @@
+"""Predictions as PNG files in a dataset's own ids, as the servers of the benchmarks want them.
+
+Nothing else is ever overwritten: every file written here carries a mark, and a file without it is
+not replaced. Nor is anything written among the files of a dataset.
+"""
+
+import io
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from common.checkpoint import write_atomically
+from common.errors import UserError
+
+# a text in the PNG, which no reader of pixels sees
+MARK = {"Software": "eval.py --save-predictions"}
+
+
+def is_prediction(path):
+    """Whether the file was written here."""
+    try:
+        with Image.open(path) as image:
+            return MARK.items() <= image.info.items()
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def write(path, ids):
+    """Write stored ids, uint8 [H, W], as a PNG with the mark."""
+    text, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+    for key, value in MARK.items():
+        text.add_text(key, value)
+    Image.fromarray(ids).save(buffer, "PNG", pnginfo=text)
+    write_atomically(path, buffer.getvalue())
+
+
+def keep_out(dataset, root, folder, flag):
+    """Raise UserError if `folder` is one from which the dataset, as of `datasets.load` under
+    `root`, reads files.
+
+    Those are `root` itself and, with all that is in it, the first folder below `root` on the way to
+    any image or label.
+    """
+    root, place, inside = Path(root or "."), Path(folder).resolve(), set()
+    for parent in {path.parent for pair in getattr(dataset, "pairs", ())
+                   for path in map(Path, pair)}:
+        inside.add(parent.resolve())
+        if parent.is_relative_to(root):
+            inside.add(root.joinpath(*parent.relative_to(root).parts[:1]).resolve())
+    inside -= {root.resolve()}
+    if (inside and place == root.resolve()) or any(place.is_relative_to(other) for other in inside):
+        raise UserError(
+            f"{flag} {folder}: the dataset reads files there; choose a folder outside {root}")
+
+
+def writer(dataset, folder, root, flag="--save-predictions"):
+    """A function save(index, prediction) that writes prediction uint8 [H, W] as `folder`/NAME.png.
+
+    dataset: as of `datasets.load` under `root`. Raises UserError, before anything is written, if
+    the dataset reads files in `folder`, if two images have the same name, and if a file is in the
+    way that was not written here.
+    """
+    folder = Path(folder)
+    keep_out(dataset, root, folder, flag)
+    named = {}
+    for index in range(len(dataset)):
+        name = dataset.sample_name(index)
+        if name in named:
+            first, second = (dataset.pairs[i][0] for i in (named[name], index))
+            raise UserError(
+                f"{flag}: {first} and {second} would both be written as {name}.png; rename one")
+        named[name] = index
+        path = folder / f"{name}.png"
+        if path.exists() and not is_prediction(path):
+            raise UserError(f"{flag} {folder}: {path.name} is there and is no prediction of "
+                            "eval.py; choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag} {folder}: {error.strerror}") from None
+    return lambda index, prediction: write(
+        folder / f"{dataset.sample_name(index)}.png", dataset.stored_ids[prediction])

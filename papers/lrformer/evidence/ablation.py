@@ -1,0 +1,8 @@
+"""What `make shapes-table` trains of this paper: the network, without context, part by part."""
+
+# What, options, how many times the default number of steps: the default, the same without context,
+# then the others.
+ROWS = [
+    ("LRFormer", (), 1),
+    ("no context", ("context=False",), 1),
+]

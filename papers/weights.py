@@ -1,0 +1,86 @@
+"""Weights from files: of an ImageNet backbone, of the official code, of a run of train.py."""
+
+import dataclasses
+from pathlib import Path
+
+from common import checkpoint
+from common.cli import build_model, load_paper, load_recipe, papers
+from common.errors import UserError
+from common.recipe import Recipe
+
+from . import options
+
+
+def read(paper, path):
+    """A file of official weights, read by the paper's own `official.load` where there is one."""
+    official = load_paper(paper, "official")
+    if not hasattr(official, "load"):
+        return checkpoint.load(path)
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    try:
+        return official.load(path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def load_backbone(paper, model, path):
+    """Load ImageNet weights into the backbone. Returns a line about what was loaded."""
+    weights = read(paper, path)
+    try:
+        return load_paper(paper, "official").load_backbone(model, weights)
+    except (ValueError, AttributeError) as error:  # AttributeError: not a dictionary of tensors
+        raise UserError(f"--weights {path}: {error}") from None
+
+
+def load_official(path, paper, preset=None, pairs=(), dataset=None):
+    """(config, state, recipe) of a checkpoint of the official code. config: as in a run. pairs: of
+    --set, for what the file does not tell. Raises UserError."""
+    if paper is None:
+        raise UserError(f"--official needs --paper, one of: {', '.join(papers())}")
+    official, state = load_paper(paper, "official"), read(paper, path)
+    try:
+        told = options.parse(pairs, paper)
+        build = official.build_arguments(state, **told)
+        state = official.convert(state, **told)
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"--official {path}: {error}") from None
+    config = {"paper": paper, "preset": build.pop("preset"), "dataset": dataset,
+              "num_classes": build.pop("num_classes"), "options": build}
+    if preset not in (None, config["preset"]):
+        raise UserError(f"--preset {preset}: {path} holds {config['preset']}")
+    return config, state, load_recipe(paper, dataset, config["preset"])
+
+
+def load_run(path, paper=None, preset=None, pairs=()):
+    """(config, state, recipe) of a run of train.py. Raises UserError, also if it is asked to be
+    something else than it is."""
+    stored = checkpoint.load_run(path)
+    config, known = stored["config"], {field.name for field in dataclasses.fields(Recipe)}
+    for flag, value in (("preset", preset), ("set", pairs)):
+        if value:
+            raise UserError(f"--{flag} goes with --official; {path} says itself what it holds")
+    if paper not in (None, config["paper"]):
+        raise UserError(f"--paper {paper}: {path} holds {config['paper']}")
+    recipe = {name: value for name, value in stored["recipe"].items() if name in known}
+    return config, stored["model"], Recipe(**recipe)
+
+
+def load_network(run, official, paper, preset, pairs, dataset):
+    """(model in evaluation mode, config, recipe, folder for pictures) of a run or an official file,
+    of which one is given. The rest are flags, see above. Raises UserError."""
+    if (run is None) == (official is None):
+        raise UserError("give either a CHECKPOINT of train.py or --official FILE with --paper NAME")
+    if official:
+        config, state, recipe = load_official(official, paper, preset, pairs, dataset)
+        folder = Path("runs") / f"{paper}-official"
+    else:
+        config, state, recipe = load_run(run, paper, preset, pairs)
+        folder = run if run.is_dir() else run.parent
+    model = build_model(
+        config["paper"], config["preset"], config["num_classes"], config["options"])
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"the weights do not fit {config['paper']}: {error}") from None
+    return model.eval(), config, recipe, folder
