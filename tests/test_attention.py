@@ -34,51 +34,6 @@ def network(paper, **options):
     return model.eval()
 
 
-def passed(paper, *more, **options):
-    """(explain module, model, record of one forward pass with the modules `more` watched as
-    well)."""
-    explain, model = importlib.import_module(f"papers.{paper}.explain"), network(paper, **options)
-    images = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(1))
-    with attention.recording(model, (*explain.RECORD, *more)) as record, torch.no_grad():
-        model(images)
-    return explain, model, record
-
-
-# ------------------------------------------------------------------------------------ shown == used
-
-
-@pytest.mark.parametrize("options", [{}, {"pool_sizes": (16, 6, 8, 2), "head_pool_size": 5},
-                                     {"depths": (2, 1, 1, 1)}])
-@torch.no_grad()
-def test_lrformer(options):
-    """The weights times the values, projected, are the output of the attention at the pixel."""
-    from papers.lrformer import model as paper
-    explain, model, record = passed("lrformer", **options)
-    panels = explain.explain(model, record, SIZE, PIXEL)
-    assert len(panels) == 6
-    shown = iter(panels)
-    for name, ((x, convs, scale), output) in record.items():
-        module, stride = model.get_submodule(name), SIZE[0] // x.shape[2]
-        y, z = PIXEL[0] // stride, PIXEL[1] // stride
-        weights = explain.token_weights(x, module, convs, (y, z))  # [heads, n]
-        close(weights.sum(1), torch.ones(module.heads))
-        grids = [paper.grid(x.shape[-2:], side) for side in module.sides]
-        _, v = paper.keys_values(paper.pool_all(x, grids), module, convs)  # [1, n, C]
-        mixed = torch.einsum("hn,nhd->hd", weights, v[0].unflatten(1, (module.heads, -1))).flatten()
-        out = module.output(mixed)
-        close(out if scale is None else scale * out, output[0, :, y, z])
-        # the last block is shown
-        if not (options.get("depths") and name.startswith("backbone.stages.0.blocks.0")):
-            close(next(shown)[1], explain.spread(weights.mean(0), SIZE, grids))
-
-
-def test_lrformer_even_attention_is_drawn_even():
-    explain = importlib.import_module("papers.lrformer.explain")
-    grids = [(4, 6), (2, 3)]
-    even = torch.cat([torch.full((24,), 0.5 / 24), torch.full((6,), 0.5 / 6)])
-    close(explain.spread(even, (20, 30), grids), torch.ones(20, 30))
-
-
 # ------------------------------------------------------------------------------------ the mechanism
 
 
