@@ -49,6 +49,9 @@ pictures: setup  ## draw what trained networks look at and how far they see; tra
 	$(RUN) -m studies.attention
 	$(RUN) -m studies.receptive_field
 
+drawings: setup  ## draw the networks with the shapes of their maps, docs/NAME-network.svg
+	$(RUN) -m studies.drawing
+
 camvid: setup    ## train PySA on CamVid and print its table; DATA=folder of CamVid (half an hour)
 	$(RUN) -m papers.pysa.evidence.camvid --data $(DATA) $(ARGS)
 
@@ -59,5 +62,5 @@ clean:           ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train test mutants crash bench probes results shapes-table pictures camvid links clean
+.PHONY: help setup train test mutants crash bench probes results shapes-table pictures drawings camvid links clean
 .DEFAULT_GOAL := help

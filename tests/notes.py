@@ -15,7 +15,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PAPERS = sorted(path.parent.name for path in ROOT.glob("papers/*/paper.md"))
 ROW = re.compile(r"^\| \((\w+)\) \|.*$", re.MULTILINE)
 FILES = ("naive", "model", "fast", "boundary", "readings")
+UNWRITTEN = ("lrformer", "psanet", "pspnet", "pysa", "unept")  # not lessons yet; to be emptied
 LINK = re.compile(rf"\[({'|'.join(FILES)})\.([\w.]+)\]\((\w+)\.py#L(\d+)\)")
+PAGES = sorted(
+    path for folder in (".", "docs", "papers/*", "papers/*/evidence")
+    for path in ROOT.glob(f"{folder}/*.md")
+    if not path.match("papers/*/paper.md") or path.parent.name not in UNWRITTEN
+)
+
+
+def results(paper):
+    """The page with a paper's tables of numbers."""
+    folder = ROOT / "papers" / paper
+    return folder / ("paper.md" if paper in UNWRITTEN else "evidence/results.md")
 
 
 def marks(paper, part):

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.notes import FILES, LINK, PAPERS, ROOT, ROW, marks, relink
+from tests.notes import FILES, LINK, PAGES, PAPERS, ROOT, ROW, marks, relink, results
 
 
 def notes(paper):
@@ -48,9 +48,6 @@ def test_every_row_links_to_its_line(paper):
         for part, (_, line) in found.items():
             assert line in marks(paper, part)[match[1]], f"({match[1]}): run `make links`"
     assert relink(text, paper) == text, "links are out of date: run `make links`"
-
-
-PAGES = sorted(path for folder in (".", "docs", "papers/*") for path in ROOT.glob(f"{folder}/*.md"))
 
 
 def anchors(page):
@@ -142,5 +139,5 @@ def test_scores_are_the_logged_ones():
 def test_tables_of_the_papers_are_the_measured_ones(paper):
     shapes, rows = measured("studies.shapes_table")
     rows = [row for row in rows if row["paper"] == paper]  # a new paper may have none
-    missing = lacks(f"papers/{paper}/paper.md", shapes.table(rows) if rows else [])
+    missing = lacks(results(paper), shapes.table(rows) if rows else [])
     assert not missing, f"copy what `python -m studies.shapes_table --papers {paper}` prints"

@@ -1,0 +1,111 @@
+"""The pages teach what is there: one template, blocks that print what stands below them, short
+lines, no numbers that rot."""
+
+import contextlib
+import io
+import re
+
+import pytest
+import torch
+
+from studies import drawing
+from tests.notes import PAGES, PAPERS, ROOT, ROW, UNWRITTEN, results
+
+LESSONS = [paper for paper in PAPERS if paper not in UNWRITTEN]
+HEADINGS = [
+    "The equations", "From loops to the fast form", "Shapes through the network",
+    "What the paper leaves open", "Where paper and code disagree", "Things to try", "Reading list",
+]
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+PLACE = re.compile(r".*\w.* \((?:certain|likely)\)|not in the paper")
+
+
+def lesson(paper):
+    return (ROOT / "papers" / paper / "paper.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("paper", LESSONS)
+def test_the_template(paper):
+    """The headings in their order; what goes before them; numbers in their own file."""
+    text = lesson(paper)
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == HEADINGS
+    start = text.partition("\n## ")[0]
+    places = [start.find(part) for part in ("[PDF](https://", "**The question.**", "**The answer.**")]
+    assert -1 not in places and places == sorted(places)
+    assert "```bibtex\n@" in text and f"../../docs/{paper}-network.svg" in text
+    assert "(evidence/results.md" in text and results(paper).exists()
+    table = text.partition("## The equations\n\n")[2]
+    assert table.startswith("| letter | what it is | shape |"), "letters stand before the equations"
+    assert len(text.splitlines()) <= 170
+
+
+@pytest.mark.parametrize("paper", LESSONS)
+def test_every_equation_says_where_it_is_in_the_pdf(paper):
+    heading = "| | formula | meaning | in the PDF | loop | line |"
+    assert heading in lesson(paper).splitlines()
+    for row in ROW.finditer(lesson(paper)):
+        place = re.split(r"(?<!\\)\|", row[0])[4].strip()
+        assert PLACE.fullmatch(place), f"({row[1]}): {place!r} is no place with its certainty"
+
+
+def differences(text):
+    """What differs between the blocks of a page, run from top to bottom, and what it shows."""
+    names, found = {}, []
+    with torch.random.fork_rng():
+        for code, shown in BLOCK.findall(text):
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(code, "block", "exec"), names)
+            clean = "\n".join(line.rstrip() for line in printed.getvalue().splitlines())
+            if clean.strip() != shown.strip():
+                found.append(f"{code}printed\n{clean}\nbut the page shows\n{shown}")
+    torch.set_printoptions(profile="default")
+    return found
+
+
+@pytest.mark.parametrize("paper", LESSONS)
+def test_blocks_print_what_stands_below(paper):
+    blocks = BLOCK.findall(lesson(paper))
+    assert sum(bool(shown) for _, shown in blocks) > 1
+    assert max(len(code.splitlines()) for code, _ in blocks) <= 10
+    assert not differences(lesson(paper))
+
+
+def test_a_wrong_output_is_noticed():
+    page = "```python\na = 1\n```\n\n```python\nprint(a + 1)\n```\n```text\n{}\n```\n"
+    assert not differences(page.format(2)) and differences(page.format(3))
+    assert differences(page.format(2).replace("```text\n2\n```\n", "")), "output that is not shown"
+
+
+@pytest.mark.parametrize("paper", LESSONS)
+def test_the_drawing_is_what_the_script_makes(paper):
+    drawn = (ROOT / "docs" / f"{paper}-network.svg").read_text(encoding="utf-8")
+    assert drawn == drawing.draw(paper), "run `make drawings`"
+
+
+def test_the_drawing_knows_what_comes_from_where():
+    """In PAN every GAU has two arrows, one from the box before it and one from the backbone."""
+    nodes, arrows = drawing.graph("pan")
+    boxes = [name for name, _ in nodes]
+    assert boxes[:4] == [f"backbone.layer{n}" for n in (1, 2, 3, 4)] and boxes[-1] == "scores"
+    skips = [(3, (1024, 32, 32)), (2, (512, 64, 64)), (1, (256, 128, 128))]
+    for number, (layer, shape) in enumerate(skips):
+        gau = boxes.index(f"gaus.{number}")
+        assert {s for s, e in arrows if e == gau} == {gau - 1, layer - 1}
+        assert arrows[layer - 1, gau] == shape
+
+
+def prose(text):
+    """The lines of a page outside blocks, tables and pictures."""
+    outside = re.sub(r"^(`{3,}).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE)
+    return [line for line in outside.splitlines() if not line.startswith(("|", "![", "[!["))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_are_short_and_counts_are_absent(page):
+    """At most 100 columns; no number of lines, tests or mutants, which changes with every commit."""
+    text = page.read_text(encoding="utf-8")
+    assert not [line for line in prose(text) if len(line) > 100]
+    words = " ".join(prose(text))
+    counts = r"(?<!at most )\b(?:\d[\d,]* (?:known )?(?:lines|tests|mutants|mistakes)|\d+ of \d+ caught)\b"
+    assert not re.findall(counts, words), "a count in prose is out of date tomorrow"
