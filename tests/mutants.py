@@ -30,17 +30,15 @@ START = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver"
 
 
 def tables():
-    """{file: (near tests, [(what, old, new), ...])} of everything that is known; files and tests
-    are paths from the root."""
+    """[(file, near tests, [(what, old, new), ...]), ...] of everything that is known; files and
+    tests are paths from the root."""
     from tests.mistakes import MUTANTS
-    found = dict(MUTANTS)
+    found = [(file, *rest) for file, rest in MUTANTS.items()]
     for path in sorted(ROOT.glob("papers/*/evidence/mutants.py")):
         paper = path.parts[-3]
         own = importlib.import_module(f"papers.{paper}.evidence.mutants").MUTANTS
-        own = {"model.py": own} if isinstance(own, list) else own
-        for file, entries in own.items():
-            near, more = found.get(f"papers/{paper}/{file}", ((), []))
-            found[f"papers/{paper}/{file}"] = (near or (f"papers/{paper}",), [*entries, *more])
+        found += [(f"papers/{paper}/{file}", (f"papers/{paper}",), entries)
+                  for file, entries in own.items()]
     return found
 
 
@@ -103,12 +101,12 @@ def outcome(times, code):
 
 def choose(places):
     """[(file, near tests, what, old, new), ...] of the places, or of all if there are none."""
-    found = tables()
+    work = [(file, near, *entry) for file, near, entries in tables() for entry in entries]
     for place in places:
-        if not any(Path(file).is_relative_to(place) for file in found):
-            sys.exit(f"{place}: no mistakes are known; there are some for: {', '.join(found)}")
-    return [(file, near, *entry) for file, (near, entries) in found.items() for entry in entries
-            if not places or any(Path(file).is_relative_to(place) for place in places)]
+        if not any(Path(mutant[0]).is_relative_to(place) for mutant in work):
+            sys.exit(f"{place}: no mistakes are known there; see tests/mistakes.py")
+    return [mutant for mutant in work
+            if not places or any(Path(mutant[0]).is_relative_to(place) for place in places)]
 
 
 def main():
