@@ -23,7 +23,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("papers", "common", "datasets", "tests", "pyproject.toml", "train.py", "eval.py")
+PARTS = ("papers", "common", "datasets", "studies", "tests", "pyproject.toml", "train.py",
+         "eval.py")
 HANGS = "a hang"
 # Every run starts as a copy of a process that has loaded what all tests load, where it can.
 START = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
@@ -93,6 +94,7 @@ def outcome(times, code):
     failed, cases = "" if code == 0 else "an import", []
     for case in xml.etree.ElementTree.parse(times).iter("testcase"):
         name = f"{case.get('classname').replace('.', '/')}.py::{case.get('name')}"
+        name = name if case.get("classname") else f"the import of {case.get('name')}"
         cases.append((float(case.get("time")), name))
         if any(part.tag in ("failure", "error") for part in case):
             failed = name

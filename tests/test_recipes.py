@@ -186,7 +186,7 @@ def test_normalised_colours():
     assert pixels[:, 1].abs().max() < 0.01
 
 
-# ------------------------------------------------------------------------ what the numbers stand for
+# ----------------------------------------------------------------------- what the numbers stand for
 
 
 def test_schedules_step_by_step():
@@ -197,7 +197,8 @@ def test_schedules_step_by_step():
     assert drop == pytest.approx([1] * 8 + [0.1] * 2)
     warm = rates(schedule="constant", warmup_steps=4)
     assert warm == pytest.approx([0.25, 0.5, 0.75] + [1] * 7)
-    assert rates(schedule="poly", power=2.0) == pytest.approx([(1 - n / 10) ** 2 for n in range(10)])
+    poly = rates(schedule="poly", power=2.0)
+    assert poly == pytest.approx([(1 - n / 10) ** 2 for n in range(10)])
     cycle = rates()
     assert cycle[0] == pytest.approx(0.04) and cycle[3] == max(cycle) == 1
 
