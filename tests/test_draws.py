@@ -139,7 +139,7 @@ def test_the_share_is_one_of_labelled_pixels(ones, void, count):
 
 
 def test_colours_by_hand():
-    """Three factors from 1 - s .. 1 + s: on the picture, about its mean, about each pixel's grey."""
+    """Three factors from 1 - s .. 1 + s: of the picture, about its mean, about a pixel's grey."""
     image = scene(6, 7)[0]
 
     class Factors(Spy):
