@@ -13,6 +13,17 @@ LAYOUTS = ("tests/test_real_datasets.py", "tests/test_tables.py")
 PROGRAMS = ("tests/test_programs.py",)
 BACKBONES = ("tests/test_backbones.py",)
 
+
+def tests_of(file, *names):
+    """Some tests of a file whose others take long."""
+    return tuple(f"{file}::test_{name}" for name in names)
+
+
+def own_tests(paper, *names):
+    """Some of the tests in a paper's folder."""
+    return tests_of(f"papers/{paper}/evidence/test_{paper}.py", *names)
+
+
 COMMON = {
     "common/inference.py": (SCORES, [
         ("networks see colours normalised by another mean than their ImageNet weights",
@@ -88,7 +99,9 @@ COMMON = {
          "float(np.trace(self.counts) / total)",
          "float(np.nanmean(np.diag(self.counts) / self.counts.sum(1)))"),
     ]),
-    "common/losses.py": (("tests/test_loop.py", "tests/test_training.py"), [
+    "common/losses.py": (("tests/test_loop.py", *tests_of(
+        "tests/test_training.py", "loss_is_the_mean_over_valid_pixels",
+        "auxiliary_loss_and_own_loss", "accumulated_gradients_are_those_of_the_whole_batch")), [
         ("images with many ignored pixels pull less at the weights",
          "(batch != IGNORE).sum()", "torch.ones_like(batch).sum()"),
         ("with --accumulate the loss shrinks with the number of parts",
@@ -132,7 +145,8 @@ COMMON = {
         ("images are trained on without normalisation",
          "x = normalise(images, device)", "x = images.to(device).movedim(-1, -3).float()"),
     ]),
-    "common/recipe.py": (("tests/test_recipes.py", "tests/test_loop.py"), [
+    "common/recipe.py": ((*RECIPES, *tests_of(
+        "tests/test_training.py", "schedules", "one_cycle_is_pytorchs", "parameter_groups")), [
         ("one-cycle peaks in the middle", "round(0.3 * steps)", "round(0.5 * steps)"),
         ("one-cycle starts at nearly half the rate", "0.04 + 0.96 *", "0.4 + 0.6 *"),
         ("the power of the recipe's poly schedule is ignored", "** recipe.power", "** 0.9"),
@@ -446,7 +460,8 @@ DATASETS = {
         ("predictions are written among the labels",
          "    keep_out(dataset, root, folder, flag)\n    named", "    named"),
     ]),
-    "datasets/check.py": (("tests/test_damage.py", "tests/test_datasets.py"), [
+    "datasets/check.py": (tests_of(
+        "tests/test_damage.py", "every_file_is_named", "counts_are_compared", "exit_codes"), [
         ("an incomplete copy is said to be complete",
          "if published not in (None, count):", "if published is None:"),
         ("only the first damaged file is named",
@@ -554,7 +569,9 @@ PROGRAM = {
         ("whole numbers may be broken", "(int,) if isinstance(default, int)",
          "(int, float) if isinstance(default, int)"),
     ]),
-    "papers/attention.py": (("tests/test_attention.py",), [
+    "papers/attention.py": (tests_of(
+        "tests/test_attention.py", "pixel_is_row_then_column",
+        "the_place_in_what_the_network_sees", "recording_changes_nothing"), [
         ("column and row are swapped", "return row, column", "return column, row"),
         ("the last row of an image is outside", "0 <= row < size[0]", "0 <= row < size[0] - 1"),
         ("the ring and the map belong to different pixels of a resized image",
@@ -613,8 +630,8 @@ RECIPE = {
         ("UN-EPT is tested at one scale", "scales=SIX_SCALES, flip=True", "flip=True"),
         ("small images are padded on both sides", "centre=False", "centre=True"),
     ]),
-    "papers/lrformer/recipe.py": (("tests/test_recipes.py",
-                                   "papers/lrformer/evidence/test_lrformer.py"), [
+    "papers/lrformer/recipe.py": ((*RECIPES, *own_tests(
+        "lrformer", "recipe_decays_what_the_release_decays")), [
         ("LRFormer's rate rises too fast", "warmup_steps=1500", "warmup_steps=150"),
         ("LRFormer's gradients are clipped to a tenth", "clip_norm=35.0, scale=(0.5, 2.0)",
          "clip_norm=3.5, scale=(0.5, 2.0)"),
@@ -706,7 +723,10 @@ PAPER = {
          "grid = (images.shape[-2] // self.patch, images.shape[-1] // self.patch)",
          "grid = (images.shape[-1] // self.patch, images.shape[-2] // self.patch)"),
     ]),
-    "papers/unept/boundary.py": (("papers/unept/evidence/test_unept.py",), [
+    "papers/unept/boundary.py": (own_tests(
+        "unept", "targets_equal_the_published_generator", "distances_equal_the_published_generator",
+        "targets_equal_their_naive_form", "refinement_equals_the_official_one",
+        "losses_equal_the_official_ones", "losses_equal_their_naive_form", "the_training_loss"), [
         ("directions run clockwise from the left",
          "STEPS = ((0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1),",
          "STEPS = ((0, -1), (1, -1), (-1, 0), (-1, 1), (0, 1),"),
@@ -719,7 +739,10 @@ PAPER = {
         ("slopes see other classes", "masked_fill(labels[there] != label, 0)",
          "masked_fill(labels[there] < 0, 0)"),
     ]),
-    "papers/unept/official.py": (("papers/unept/evidence/test_unept.py",), [
+    "papers/unept/official.py": (own_tests(
+        "unept", "every_released_variant_converts", "older_names_convert",
+        "convert_says_what_is_wrong", "what_a_file_does_not_tell_can_be_said", "resnet_files_load",
+        "official_outputs_and_gradients"), [
         ("norms of the decoder are used in the order in which they are written down",
          r"""layers\.(\d+)\.norm2\.", r"decoder.\1.norm_self.")""",
          r"""layers\.(\d+)\.norm2\.", r"decoder.\1.norm_cross.")"""),
@@ -742,7 +765,9 @@ PAPER = {
          "span = torch.tensor([padded[1], padded[0]]",
          "span = torch.tensor([padded[0], padded[1]]"),
     ]),
-    "papers/pan/official.py": (("papers/pan/evidence/test_pan.py",), [
+    "papers/pan/official.py": (own_tests(
+        "pan", "smp_golden", "smp_biases_move_into_the_norms", "every_known_checkpoint_converts",
+        "jw_file_as_its_project_writes_it", "imagenet_weights"), [
         ("gates of smp files are loaded from the coarsest to the finest",
          'f"decoder.gau{3 - i}.conv1.1."', 'f"decoder.gau{1 + i}.conv1.1."'),
         ("biases before a norm are folded in with the wrong sign",
@@ -783,7 +808,10 @@ PAPER = {
          "return shares[shares > 0] @ a", "return a.mean(1)"),
         ("keys and values are mixed up", ".chunk(2, dim=-1)[0]", ".chunk(2, dim=-1)[1]"),
     ]),
-    "papers/lrformer/official.py": (("papers/lrformer/evidence/test_lrformer.py",), [
+    "papers/lrformer/official.py": (own_tests(
+        "lrformer", "official_names", "options_of_an_official_file", "wrong_official_files",
+        "imagenet_weights", "files_with_foreign_objects",
+        "arrays_and_methods_in_a_file_are_skipped_and_code_is_refused"), [
         ("files written with NumPy 2 are refused", '    "numpy._core.multiarray._reconstruct",\n',
          ""),
         ("files of train.py's users with their own objects run them",
@@ -796,12 +824,12 @@ PAPER = {
         ("files without BatchNorm's counters are refused",
          "return {**counters(wanted), **found}", "return found"),
     ]),
-    "papers/pysa/official.py": (("papers/pysa/evidence/test_pysa.py",), [
+    "papers/pysa/official.py": (own_tests("pysa", "imagenet_weights"), [
         ("ImageNet weights are checked and not loaded",
          "return load_imagenet(model.backbone, state_dict)",
          'return "loaded 0 tensors into the backbone"'),
     ]),
-    "papers/psanet/official.py": (("papers/psanet/evidence/test_psanet.py",), [
+    "papers/psanet/official.py": (own_tests("psanet", "convert"), [
         ("the second direction is loaded into the first",
          "psa.branches.{int(bool(m[1]))}.table", "psa.branches.{int(not m[1])}.table"),
     ]),

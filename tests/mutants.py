@@ -118,7 +118,8 @@ def main():
         START.set_forkserver_preload(["numpy", "PIL.Image", "pytest", "torch", "torch._dynamo"])
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         near, started = list(dict.fromkeys(mutant[1] for mutant in work)), time.monotonic()
-        order = dict(zip(near, pool.map(lambda tests: plant("", "", "", tests), near)))
+        quick = pool.map(lambda tests: plant("", "", "", tests), near)
+        order = dict(zip(near, tqdm(quick, "without mutants", len(near), unit="run")))
         for tests, (failed, _) in order.items():
             if failed:  # a red suite would catch everything
                 sys.exit(f"{failed} fails without a mutant: mend that first")

@@ -144,7 +144,7 @@ def test_the_split_is_the_recipes_or_the_flags(monkeypatch, flags, split):
 
 
 def test_resuming(trained, monkeypatch, tmp_path):
-    """The run's own numbers and weights, whatever the recipe says today; another flag is refused."""
+    """The own numbers and weights of the run; a flag that says something else is refused."""
     flags = ("--out", "run", "--lr", 0.25, "--steps", 1, "--batch-size", 2, "--crop-size", 32,
              "--set", "channels=8")
     with monkeypatch.context() as patch:
