@@ -164,7 +164,6 @@ def test_abbreviations_are_in_the_glossary(paper):
     assert not {word for word in words if word not in known and word.rstrip("s") not in known}
 
 
-@pytest.mark.skipif(bool(UNWRITTEN), reason="lessons that are not written yet use some of them")
 def test_the_glossary_has_no_term_that_nobody_uses():
     pages = " ".join(page.read_text(encoding="utf-8") for page in [
         *ROOT.glob("papers/*/*.md"), *ROOT.glob("papers/*/evidence/*.md"), *ROOT.glob("docs/*.md"),

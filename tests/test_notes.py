@@ -144,8 +144,9 @@ def test_the_table_of_what_context_is_worth():
     assert not lacks("docs/choosing.md", shapes.table(rows))
     means = {}
     for row in rows:
-        means.setdefault((row["network"] == "no context", row["paper"]), []).append(float(row["miou"]))
-    ranges = [[100 * statistics.mean(scores) for (bare, _), scores in means.items() if bare == without]
+        key = row["network"] == "no context", row["paper"]
+        means.setdefault(key, []).append(100 * float(row["miou"]))
+    ranges = [[statistics.mean(scores) for (bare, _), scores in means.items() if bare == without]
               for without in (True, False)]
     spoken = " and ".join(f"{min(scores):.0f} to {max(scores):.0f} %" for scores in ranges)
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
