@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAPERS = sorted(path.parent.name for path in ROOT.glob("papers/*/paper.md"))
 ROW = re.compile(r"^\| \((\w+)\) \|.*$", re.MULTILINE)
 FILES = ("naive", "model", "fast", "boundary", "readings")
-UNWRITTEN = ("lrformer", "psanet", "pspnet", "pysa", "unept")  # not lessons yet; to be emptied
+UNWRITTEN = ("lrformer", "psanet", "pysa", "unept")  # not lessons yet; to be emptied
 LINK = re.compile(rf"\[({'|'.join(FILES)})\.([\w.]+)\]\((\w+)\.py#L(\d+)\)")
 PAGES = sorted(
     path for folder in (".", "docs", "papers/*", "papers/*/evidence")
