@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from studies import receptive_field
-from studies.trainings import ROWS, command, finished, run_of
 from common import checkpoint
 from common import cli as cli_module
 from common.errors import UserError
 from datasets import pictures
 from datasets.shapes import CLASSES, PALETTE, Shapes
 from papers import attention, options
+from studies import receptive_field
+from studies.trainings import ROWS, command, finished, run_of
 from tests.helpers import close
 
 PAPERS = ("pysa", "unept", "pan", "psanet", "lrformer")
@@ -249,7 +249,7 @@ def test_radius():
 
 def test_commands_that_train_are_those_of_train_py(tmp_path, monkeypatch):
     import train
-    for row, wanted in zip(ROWS["unept"], ({}, {"context": False})):
+    for row, wanted in zip(ROWS["unept"], ({}, {"context": False}), strict=True):
         run = run_of("unept", row, 1)
         monkeypatch.setattr("sys.argv", command(*run))
         arguments = train.parse()

@@ -142,13 +142,12 @@ def test_the_table_of_what_context_is_worth():
     first = {row["paper"]: row["network"] for row in reversed(rows)}
     rows = [row for row in rows if row["network"] in (first[row["paper"]], "no context")]
     assert not lacks("docs/choosing.md", shapes.table(rows))
-    means = {}
+    scores = {}
     for row in rows:
-        key = row["network"] == "no context", row["paper"]
-        means.setdefault(key, []).append(100 * float(row["miou"]))
-    ranges = [[statistics.mean(scores) for (bare, _), scores in means.items() if bare == without]
-              for without in (True, False)]
-    spoken = " and ".join(f"{min(scores):.0f} to {max(scores):.0f} %" for scores in ranges)
+        bare = row["network"] == "no context"
+        scores.setdefault(bare, {}).setdefault(row["paper"], []).append(100 * float(row["miou"]))
+    ranges = [[statistics.mean(seeds) for seeds in scores[bare].values()] for bare in (True, False)]
+    spoken = " and ".join(f"{min(means):.0f} to {max(means):.0f} %" for means in ranges)
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert spoken in text.replace("without their context mechanism ", "").replace(" with it", "")
 
