@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from studies import drawing
+from docs import drawing
 from tests.notes import PAGES, PAPERS, ROOT, ROW, results
 
 HEADINGS = [
