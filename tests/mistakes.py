@@ -743,9 +743,8 @@ PAPER = {
         "unept", "every_released_variant_converts", "older_names_convert",
         "convert_says_what_is_wrong", "what_a_file_does_not_tell_can_be_said", "resnet_files_load",
         "official_outputs_and_gradients"), [
-        ("files know half as many queries as they have",
+        ("networks are built for images twice as large as those of the file",
          "8 * round(len(query_embed) ** 0.5)", "16 * round(len(query_embed) ** 0.5)"),
-        ("heads that are told are ignored", 'options.get("heads", HEADS)', "HEADS"),
         ("files with boundary heads are refused", 'name.startswith("mask_head.")',
          'name.startswith("mask_heads.")'),
         ("the later convolutions of a deep stem are mixed up", '3: "conv2", 4: "bn2", 6: "conv3"',
