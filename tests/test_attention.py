@@ -94,6 +94,13 @@ def test_the_place_in_what_the_network_sees(shape, scale, seen, place):
     assert bars.tolist() == [0, 1, 2]
 
 
+def test_points_are_fractions_of_the_sides():
+    """x = 4 of 8 columns, y = 3 of 12 rows, whatever the padding."""
+    points = {"map": torch.tensor([[4.0, 3.0, 0.7]])}
+    found = attention.fit(points, (12, 8), (16, 32))["map"]
+    assert np.allclose(found, [[0.5, 0.25, 0.7]])
+
+
 def test_no_context_is_said():
     image = np.zeros((*SIZE, 3), np.uint8)
     for paper in PAPERS:
