@@ -493,15 +493,6 @@ DATASETS = {
 
 PROGRAM = {
     "train.py": (PROGRAMS, [
-        ("--lr is ignored", '"crop_size", "lr", "optimizer"', '"crop_size", "optimizer"'),
-        ("--accumulate is ignored", '"batch_size", "accumulate",', '"batch_size",'),
-        ("small networks on CamVid are trained by the recipe of the large ones",
-         'cli.load_recipe(config["paper"], config["dataset"], config["preset"])',
-         'cli.load_recipe(config["paper"], config["dataset"])'),
-        ("a batch that processes and parts do not divide ends in a traceback",
-         "parts = world * recipe.accumulate", "parts = world"),
-        ("crops smaller than networks take are accepted",
-         "if recipe.crop_size < 32:", "if recipe.crop_size < 16:"),
         ("two runs of one seed differ", '    torch.manual_seed(config["seed"])\n', ""),
         ("--seed does not change the order of the images",
          'augmentation(recipe), config["seed"])', "augmentation(recipe), 0)"),
@@ -512,17 +503,28 @@ PROGRAM = {
         ("--resume starts from fresh weights", "resume=resumed,\n", "\n"),
         ("a script cannot tell that a signal ended the training", "return 128 + result",
          "return 0"),
-        ("a flag that contradicts the run to resume is ignored", "if value != before:",
-         "if value is None:"),
         ("networks are trained without the options of --set",
          'config["paper"], config["preset"], config["num_classes"], config["options"])\n'
          "    if arguments.weights",
          'config["paper"], config["preset"], config["num_classes"], {})\n'
          "    if arguments.weights"),
-        ("float16 is accepted on the CPU", 'if config["precision"] == "float16" and not',
-         'if config["precision"] == "float64" and not'),
         ("--train-split is ignored", "arguments.data, recipe.train_split, resumed",
          'arguments.data, "train", resumed'),
+    ]),
+    "papers/settings.py": (PROGRAMS, [
+        ("--lr is ignored", '"crop_size", "lr", "optimizer"', '"crop_size", "optimizer"'),
+        ("--accumulate is ignored", '"batch_size", "accumulate",', '"batch_size",'),
+        ("small networks on CamVid are trained by the recipe of the large ones",
+         'cli.load_recipe(config["paper"], config["dataset"], config["preset"])',
+         'cli.load_recipe(config["paper"], config["dataset"])'),
+        ("a batch that processes and parts do not divide ends in a traceback",
+         "parts = world * recipe.accumulate", "parts = world"),
+        ("crops smaller than networks take are accepted",
+         "if recipe.crop_size < 32:", "if recipe.crop_size < 16:"),
+        ("a flag that contradicts the run to resume is ignored", "if value != before:",
+         "if value is None:"),
+        ("float16 is accepted on the CPU", 'if config["precision"] == "float16" and not',
+         'if config["precision"] == "float64" and not'),
     ]),
     "eval.py": (PROGRAMS, [
         ("scores are those of the training images", 'default="val")', 'default="train")'),
