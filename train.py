@@ -6,6 +6,7 @@
   python train.py --dataset camvid --data PATH
   python train.py --dataset folder --data PATH         your own images/ and labels/
   python train.py --preset resnet50 --weights resnet50.pth --dataset camvid --data PATH
+  python train.py --start-from runs/pysa-tiny-shapes --dataset folder --data PATH
   python train.py ... --resume                         goes on exactly where it stopped
   torchrun --nproc-per-node 4 train.py ...             the same, several processes
 
@@ -32,7 +33,7 @@ from datasets.pictures import draw_run
 from datasets.predictions import keep_out
 from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augmentation
-from papers import weights
+from papers import start, weights
 from papers.settings import DEFAULTS, check, resolve
 
 
@@ -62,12 +63,16 @@ def parse():
     add("--workers", type=int, help="processes that prepare data (default: 0 for shapes, else 2)")
     add("--compile", action="store_true", help="compile the network with torch.compile")
     add("--out", type=Path, metavar="DIR", help="default: runs/PAPER-PRESET-DATASET")
+    add("--recipe", action="append", default=[], metavar="NUMBER=VALUE",
+        help="any number of the recipe, such as flip=off, scale=0.5,2 or weight_decay=1e-4")
+    start.flags(add)
     add("--resume", action="store_true", help="go on with the run in the run directory")
     return parser.parse_args()
 
 
 def main():
     arguments = parse()
+    started = start.read(arguments)
     cli.load_paper(arguments.paper or "pysa")
     names = (getattr(arguments, name) or DEFAULTS[name] for name in ("paper", "preset", "dataset"))
     out = arguments.out or Path("runs") / "-".join(names)
@@ -89,6 +94,8 @@ def main():
         report = weights.load_backbone(config["paper"], model, arguments.weights)
         if first:
             print(f"{arguments.weights}: {report}", file=sys.stderr)
+    start.begin(model, started, arguments, quiet=resumed or not first)
+    start.freeze(model, config["freeze"])
     samples = TrainingSamples(train_set, augmentation(recipe), config["seed"])
     if not resumed:
         rehearse(model, samples, recipe, device, config["precision"], arguments.compile)

@@ -9,7 +9,7 @@ from common.errors import UserError
 from . import options
 
 DEFAULTS = {"paper": "pysa", "preset": "tiny", "dataset": "shapes", "seed": 0, "options": {},
-            "precision": "float32"}
+            "precision": "float32", "freeze": None}
 # Flags that change a number of the recipe.
 NUMBERS = ("train_split", "steps", "batch_size", "accumulate", "crop_size", "lr", "optimizer",
            "schedule", "eval_every")
@@ -18,11 +18,13 @@ NUMBERS = ("train_split", "steps", "batch_size", "accumulate", "crop_size", "lr"
 def resolve(arguments, resumed):
     """(config, recipe) from the flags, the paper's recipe and, when resuming, the run's own. A flag
     that contradicts the run that is to be resumed is a UserError."""
-    config = dict(resumed["config"]) if resumed else dict(DEFAULTS)
+    config = {**DEFAULTS, **resumed["config"]} if resumed else dict(DEFAULTS)
     given = {name: getattr(arguments, name, None) for name in DEFAULTS}
     paper = config["paper"] if resumed else arguments.paper or config["paper"]
-    given["options"] = options.parse(arguments.set, paper) or None
+    inherited = getattr(arguments, "inherited", {})  # of the network to start from
+    given["options"] = {**inherited, **options.parse(arguments.set, paper)} or None
     changed = {name: getattr(arguments, name) for name in NUMBERS}
+    changed.update(options.parse_recipe(arguments.recipe))
     given, changed = ({name: value for name, value in flags.items() if value is not None}
                       for flags in (given, changed))
     if not resumed:
@@ -36,6 +38,7 @@ def resolve(arguments, resumed):
             before = config[name] if name in DEFAULTS else getattr(recipe, name)
             if value != before:
                 flag = "--set" if name == "options" else f"--{name.replace('_', '-')}"
+                flag = flag if name in (*DEFAULTS, *NUMBERS) else f"--recipe {name}"
                 raise UserError(f"{flag}: the run to resume has {before!r}, not {value!r}; use "
                                 "another --out")
         return config, recipe

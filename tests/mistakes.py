@@ -526,6 +526,17 @@ PROGRAM = {
         ("float16 is accepted on the CPU", 'if config["precision"] == "float16" and not',
          'if config["precision"] == "float64" and not'),
     ]),
+    "papers/start.py": (("tests/test_start.py",), [
+        ("--start-from trains fresh weights",
+         "    model.load_state_dict(fitting, strict=False)\n", ""),
+        ("--start-from forgets the options of the network it starts from",
+         '    arguments.inherited = config["options"]\n', ""),
+        ("--start-from takes a network of another preset",
+         'for name in ("paper", "preset"):', 'for name in ("paper",):'),
+        ("a frozen backbone learns", "frozen.requires_grad_(False)", "frozen.requires_grad_(True)"),
+        ("the statistics of a frozen backbone move",
+         "nn.Module.train(frozen, False)", "nn.Module.train(frozen, mode)"),
+    ]),
     "eval.py": (PROGRAMS, [
         ("scores are those of the training images", 'default="val")', 'default="train")'),
         ("windows are not as large as the training crop",
