@@ -7,6 +7,8 @@
   python train.py --dataset folder --data PATH         your own images/ and labels/
   python train.py --preset resnet50 --weights resnet50.pth --dataset camvid --data PATH
   python train.py --start-from runs/pysa-tiny-shapes --dataset folder --data PATH
+  python train.py --paper pan --options                presets, options, recipes, datasets
+  python train.py ... --dry-run                        the recipe in full; trains nothing
   python train.py ... --resume                         goes on exactly where it stopped
   torchrun --nproc-per-node 4 train.py ...             the same, several processes
 
@@ -18,6 +20,7 @@ the paper's recipe for the dataset, papers/PAPER/recipe.py.
 import functools
 import os
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -33,7 +36,7 @@ from datasets.pictures import draw_run
 from datasets.predictions import keep_out
 from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augmentation
-from papers import start, weights
+from papers import describe, start, weights
 from papers.settings import DEFAULTS, check, resolve
 
 
@@ -66,6 +69,8 @@ def parse():
     add("--recipe", action="append", default=[], metavar="NUMBER=VALUE",
         help="any number of the recipe, such as flip=off, scale=0.5,2 or weight_decay=1e-4")
     start.flags(add)
+    add("--options", action="store_true", help="only list presets, options, recipes and datasets")
+    add("--dry-run", action="store_true", help="only print the recipe; needs no data")
     add("--resume", action="store_true", help="go on with the run in the run directory")
     return parser.parse_args()
 
@@ -74,12 +79,17 @@ def main():
     arguments = parse()
     started = start.read(arguments)
     cli.load_paper(arguments.paper or "pysa")
+    if arguments.options:
+        return describe.print_options(arguments.paper or "pysa", datasets.NAMES)
     names = (getattr(arguments, name) or DEFAULTS[name] for name in ("paper", "preset", "dataset"))
     out = arguments.out or Path("runs") / "-".join(names)
-    resumed = open_run(out, arguments.resume)
+    starts = arguments.dry_run and not arguments.resume  # then no run is in the way
+    resumed = None if starts else open_run(out, arguments.resume)
     config, recipe = resolve(arguments, resumed)
     device, world = cli.pick_device(arguments.device), int(os.environ.get("WORLD_SIZE", 1))
     check(arguments, config, recipe, device, world)
+    if arguments.dry_run:
+        return describe.print_training(config, recipe)
     if world > 1:
         device = processes.join(device)
     first = processes.rank() == 0
@@ -97,12 +107,15 @@ def main():
     start.begin(model, started, arguments, quiet=resumed or not first)
     start.freeze(model, config["freeze"])
     samples = TrainingSamples(train_set, augmentation(recipe), config["seed"])
+    begun = time.monotonic()
     if not resumed:
         rehearse(model, samples, recipe, device, config["precision"], arguments.compile)
+    forward = None if resumed else time.monotonic() - begun
 
     cli.make_folder(out)
     if first:
         write_config(out, config, recipe, arguments.data)
+        describe.open_training(config, recipe, train_set, val_set, out, device, forward)
     workers = arguments.workers
     if workers is None:
         workers = 2 if config["dataset"] in datasets.LOADERS else 0

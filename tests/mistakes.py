@@ -537,6 +537,14 @@ PROGRAM = {
         ("the statistics of a frozen backbone move",
          "nn.Module.train(frozen, False)", "nn.Module.train(frozen, mode)"),
     ]),
+    "papers/describe.py": (("tests/test_describe.py",), [
+        ("operations are told as multiply-adds, twice as many", "sum(kinds.values()) // 2",
+         "sum(kinds.values())"),
+        ("a dry run tells the same rate for all layers", 'recipe.lr * group["factor"] * learn',
+         "recipe.lr * learn"),
+        ("the estimated time leaves the backward pass out", "3 * recipe.steps", "recipe.steps"),
+        ("that four images say little is not told", "if len(val_set) < 5:", "if len(val_set) < 4:"),
+    ]),
     "eval.py": (PROGRAMS, [
         ("scores are those of the training images", 'default="val")', 'default="train")'),
         ("windows are not as large as the training crop",
