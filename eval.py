@@ -139,7 +139,7 @@ def score(model, config, arguments, protocol, out, device):
     cli.make_folder(out)
     matrix, samples = evaluate(model, dataset, config["num_classes"], protocol, device, keep=4,
                                description=arguments.split, save=save)
-    print(matrix.table(dataset.classes))
+    print(f"{matrix.table(dataset.classes)}\nmIoU {matrix.miou:.1%}")
     target = out / f"{name}-{arguments.split}.png"
     pictures.save_png(target, pictures.predictions(samples, dataset.classes, dataset.palette))
     print(f"{len(dataset)} images, split {arguments.split}, protocol {arguments.protocol}   "

@@ -76,7 +76,7 @@ class ConfusionMatrix:
         lines += [f"{name.ljust(width)}  {value:5.1%}"
                   for name, value in zip(classes, self.iou, strict=True)]
         accuracy = f"pixel accuracy {self.pixel_accuracy:.1%}"
-        lines.append(f"{'mean'.ljust(width)}  {self.miou:5.1%}   {accuracy}")
+        lines.append(f"{'mIoU'.ljust(width)}  {self.miou:5.1%}   {accuracy}")
         if missing := int(np.isnan(self.iou).sum()):
             lines.append(f"left out: {missing} of {len(classes)} classes, which do not occur; "
                          f"counted as 0: {self.mean_iou(absent=0):.1%}")

@@ -92,14 +92,27 @@ def test_one_seed_is_one_run(trained):
 
 @pytest.mark.parametrize("flags,crop", [
     (["--dataset", "camvid"], 160), (["--dataset", "camvid", "--preset", "resnet50"], 288),
-    (["--dataset", "cityscapes"], 769), (["--dataset", "shapes-count"], 128),
+    (["--dataset", "cityscapes", "--preset", "resnet50"], 769),
+    (["--dataset", "cityscapes"], 160), (["--dataset", "shapes-count"], 128),
     (["--dataset", "camvid", "--crop-size", "99"], 99),
 ])
 def test_the_recipe_belongs_to_dataset_and_size(monkeypatch, flags, crop):
     config, recipe = parsed(monkeypatch, "--paper", "pysa", *flags)
     assert recipe.crop_size == crop and config["dataset"] == flags[1]
-    assert recipe.steps == {"camvid": 4000 if crop == 288 else 5000, "cityscapes": 40000,
-                            "shapes-count": 360}[flags[1]]
+    assert recipe.steps == {"camvid": 4000 if crop == 288 else 5000, "shapes-count": 360,
+                            "cityscapes": 40000 if crop == 769 else 1000}[flags[1]]
+
+
+@pytest.mark.parametrize("paper", cli.papers())
+def test_small_networks_are_trained_in_minutes(paper):
+    """On every dataset: the recipe for `shapes`, a bit longer, on real pictures."""
+    shapes = cli.load_recipe(paper, "shapes")
+    for name in {*datasets.LOADERS} - {"camvid"}:
+        recipe = cli.load_recipe(paper, name, "tiny")
+        assert (recipe.steps, recipe.eval_every, recipe.crop_size, recipe.batch_size) == (
+            1000, 100, 160, 8)
+        assert recipe.lr == shapes.lr and recipe.train_split == "train"
+    assert cli.load_recipe(paper, "camvid", "tiny").test_scale == 0.5  # its own
 
 
 def test_large_lrformer_has_a_recipe_of_its_own():
@@ -138,7 +151,7 @@ def test_the_split_is_the_recipes_or_the_flags(monkeypatch, flags, split):
 
     monkeypatch.setattr(datasets, "load_pair", load_pair)
     monkeypatch.setattr(sys, "argv", ["train.py", "--paper", "pan", "--dataset", "voc2012",
-                                      "--device", "cpu", *flags])
+                                      "--preset", "resnet50", "--device", "cpu", *flags])
     with pytest.raises(Seen, match=f"^{split}$"):
         train_program.main()
 
