@@ -50,7 +50,7 @@ pictures: setup  ## draw what trained networks look at and how far they see; tra
 	$(RUN) -m studies.receptive_field
 
 drawings: setup  ## draw the networks with the shapes of their maps, docs/NAME-network.svg
-	$(RUN) -m docs.drawing
+	$(RUN) -m tests.drawing
 
 camvid: setup    ## train PySA on CamVid and print its table; DATA=folder of CamVid (half an hour)
 	$(RUN) -m papers.pysa.evidence.camvid --data $(DATA) $(ARGS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from docs import drawing
+from tests import drawing
 from tests.notes import PAGES, PAPERS, ROOT, ROW, results
 
 HEADINGS = [

@@ -189,8 +189,8 @@ class SelfAttention(nn.Module):
         attend = F.scaled_dot_product_attention if self.fast else full_attention
         dropout = self.dropout if self.training else 0.0
         x = x.transpose(0, 1) if self.mixing == "batch" else x      # then the batch is the sequence
-        qkv = self.projection(x).unflatten(2, (3, self.heads, -1))          # [B, Q, 3, M, D]
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)                                # [B, M, Q, D] each
+        # q, k and v are [B, M, Q, D] each; with "batch" B and Q have changed places
+        q, k, v = self.projection(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if self.mixing == "none":  # with A = 1, which dropout sets to 0 for whole heads
             x = v * F.dropout(torch.ones_like(v[..., :1]), dropout)         # (B)  [B, M, Q, D]
         else:

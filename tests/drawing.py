@@ -1,6 +1,6 @@
 """Draw every network with the shapes on its arrows: docs/NAME-network.svg, which paper.md shows.
 
-  python -m docs.drawing [NAME ...]        (or `make drawings`: all)
+  python -m tests.drawing [NAME ...]        (or `make drawings`: all)
 
 One image runs through the network on the meta device, which knows shapes and computes nothing.
 Forward hooks note what the named modules return; autograd's graph tells what came from where.
