@@ -28,12 +28,11 @@ from common.errors import UserError, run
 from common.guard import rehearse
 from common.loop import train
 from common.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
-from common.run import open_run, write_config
 from datasets.pictures import draw_run
 from datasets.predictions import keep_out
 from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augmentation
-from papers import options, weights
+from papers import options, runs, weights
 
 DEFAULTS = {"paper": "pysa", "preset": "tiny", "dataset": "shapes", "seed": 0, "options": {},
             "precision": "float32"}
@@ -123,7 +122,7 @@ def main():
     cli.load_paper(arguments.paper or "pysa")
     names = (getattr(arguments, name) or DEFAULTS[name] for name in ("paper", "preset", "dataset"))
     out = arguments.out or Path("runs") / "-".join(names)
-    resumed = open_run(out, arguments.resume)
+    resumed = runs.open_run(out, arguments.resume)
     config, recipe = resolve(arguments, resumed)
     device, world = cli.pick_device(arguments.device), int(os.environ.get("WORLD_SIZE", 1))
     check(arguments, config, recipe, device, world)
@@ -135,7 +134,7 @@ def main():
     for dataset in (train_set, val_set):
         keep_out(dataset, arguments.data, out, "--out")
     torch.manual_seed(config["seed"])
-    model = cli.build_model(
+    model = options.build_model(
         config["paper"], config["preset"], config["num_classes"], config["options"])
     if arguments.weights and not resumed:
         report = weights.load_backbone(config["paper"], model, arguments.weights)
@@ -143,21 +142,22 @@ def main():
             print(f"{arguments.weights}: {report}", file=sys.stderr)
     samples = TrainingSamples(train_set, augmentation(recipe), config["seed"])
     if not resumed:
-        rehearse(model, samples, recipe, device, config["precision"], arguments.compile)
+        rehearse(model, samples, val_set, recipe, device, config["precision"],
+                 arguments.compile)
 
-    cli.make_folder(out)
-    if first:
-        write_config(out, config, recipe, arguments.data)
     workers = arguments.workers
     if workers is None:
         workers = 2 if config["dataset"] in datasets.LOADERS else 0
     stream = functools.partial(
         batches, samples, steps=recipe.steps, batch_size=recipe.batch_size, workers=workers)
-    result = train(
-        model, stream, val_set, recipe, config, out, seed=config["seed"], device=device,
-        precision=config["precision"], compile=arguments.compile, resume=resumed,
-        draw=functools.partial(draw_run, out, val_set.classes, val_set.palette),
-    )
+    with runs.locked(out, new=not resumed):
+        if first:
+            runs.write_config(out, config, recipe, arguments.data)
+        result = train(
+            model, stream, val_set, recipe, config, out, seed=config["seed"], device=device,
+            precision=config["precision"], compile=arguments.compile, resume=resumed,
+            draw=functools.partial(draw_run, out, val_set.classes, val_set.palette),
+        )
     if world > 1:
         torch.distributed.destroy_process_group()
     if isinstance(result, int):
