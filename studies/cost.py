@@ -22,9 +22,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from tqdm import tqdm
 
-from common.cli import build_model
 from datasets import pictures
 from papers.lrformer.model import Attention
+from papers.options import build_model
 from papers.pan.model import FPA
 from papers.psanet.model import PSA
 from papers.pysa.fast import series

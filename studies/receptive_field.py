@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.cli import build_model
 from common.inference import normalise
 from datasets import pictures
 from datasets.shapes import Shapes
+from papers.options import build_model
 
 from .trainings import NAMES, ROOT, ROWS, load_best, parser, run_of, train_all
 

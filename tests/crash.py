@@ -73,7 +73,7 @@ def half_written(out):
 def kill_once(process, out, kind, rng):
     """Kill the process at a moment of this kind. True if it was that moment."""
     last, writing = out / "last.pt", kind.startswith("while")
-    parts = [out / f"{name}.part" for name in (FILES if "any" in kind else ("last.pt",))]
+    pattern = "*.part" if "any" in kind else "last.pt.*.part"
     if kind == "at any time":
         time.sleep(rng.uniform(0, 5))
     else:
@@ -81,14 +81,14 @@ def kill_once(process, out, kind, rng):
         wait_for(process, lambda: last.exists() and last.stat().st_mtime_ns != before, pause=0.005)
         time.sleep(rng.uniform(0, 0.2))
     if writing:
-        wait_for(process, lambda: any(map(os.path.exists, parts)))
+        wait_for(process, lambda: any(out.glob(pattern)))
     process.kill()
     _, error = process.communicate()
     if process.returncode == 0:
         raise RuntimeError("training ended before it could be killed")
     if process.returncode == 2:
         raise RuntimeError(error.decode())
-    return not writing or any(map(os.path.exists, parts))
+    return not writing or any(out.glob(pattern))
 
 
 def differences(a, b, where=""):

@@ -197,7 +197,7 @@ def test_a_full_disk_loses_nothing(reference, tmp_path, monkeypatch):
         writes = iter(range(100))
 
         def fsync(number):
-            if next(writes) >= 8:
+            if next(writes) >= 7:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         patch.setattr(os, "fsync", fsync)
@@ -366,7 +366,7 @@ def test_the_rehearsal_leaves_no_trace():
     model = build(12, channels=8)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     samples = TrainingSamples(Few("train"), functools.partial(augment, crop=48), 0)
-    guard.rehearse(model, samples, Recipe(batch_size=2, crop_size=48))
+    guard.rehearse(model, samples, Few("val"), Recipe(batch_size=2, crop_size=48))
     same(before, dict(model.state_dict()))
     assert all(parameter.grad is None for parameter in model.parameters())
 
