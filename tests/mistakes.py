@@ -370,6 +370,15 @@ DATASETS = {
          '(number % 10 == 9) == (split == "val")', '(number % 10 == 9) or split != "val"'),
         ("classes share colours", "number * 0.618034 % 1", "number * 0.5 % 1"),
     ]),
+    "datasets/colours.py": (("tests/test_colours.py",), [
+        ("an unknown colour is read as the next one",
+         "if (wrong := known[places] != codes).any():", "if (wrong := known[places] < 0).any():"),
+        ("the colour to ignore is a class", '255 if name == "ignore" else len(names)',
+         "len(names)"),
+        ("ids of palettes are read though classes.txt has colours",
+         '("RGB", "RGBA", "P")', '("RGB", "RGBA")'),
+        ("16-bit ids above 255 become other classes", "if ids.max() > 255 or", "if False and"),
+    ]),
     "datasets/ade20k.py": (LAYOUTS, [
         ("151 classes: what is nothing is a class, all others are shifted",
          "range(1, 151), ignored=[0])", "range(150))"),
