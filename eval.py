@@ -3,7 +3,7 @@
   python eval.py runs/pysa-tiny-shapes/best.pt                    mIoU per class, pictures
   python eval.py runs/pysa-tiny-camvid --data PATH --split test   a folder means its best.pt
   python eval.py CHECKPOINT --data PATH --protocol multiscale
-  python eval.py CHECKPOINT --image photo.jpg                     a segmented copy of one picture
+  python eval.py CHECKPOINT --image photo.jpg                     a segmented copy; FOLDER: of all
   python eval.py CHECKPOINT --attention 40,100                    what decides about one pixel
   python eval.py --paper psanet --official FILE --dataset ade20k --data PATH
 
@@ -20,11 +20,12 @@ from pathlib import Path
 import datasets
 from common import cli
 from common.errors import UserError, run
-from common.inference import PROTOCOLS, evaluate, predict
+from common.inference import PROTOCOLS, evaluate
 from datasets import pictures, predictions
-from datasets.files import IMAGE_SUFFIXES, read_image
+from datasets.files import read_image
 from datasets.folder import palette
-from papers import attention, weights
+from datasets.segment import segment
+from papers import attention, describe, weights
 
 
 def factors(text):
@@ -56,7 +57,9 @@ def parse():
         help="sizes of the image to average over (default: the protocol's)")
     add("--save-predictions", type=Path, nargs="?", const=True, metavar="DIR", help="write every "
         "prediction as a PNG in the dataset's own ids (default: predictions/ beside the pictures)")
-    add("--image", type=Path, metavar="FILE", help="segment this picture instead of a dataset")
+    add("--image", type=Path, metavar="FILE",
+        help="segment this picture, or all in this folder, instead of a dataset")
+    add("--summary", action="store_true", help="only list the layers, with shapes and costs")
     add("--attention", metavar="ROW,COL",
         help="draw what decides about this pixel of the first image, or of --image")
     add("--device", help="cpu, cuda, mps (default: the best there is)")
@@ -85,20 +88,6 @@ def choose_protocol(arguments, config, recipe):
         scales = tuple(scale * recipe.test_scale for scale in protocol.scales)
         protocol = dataclasses.replace(protocol, scales=scales)
     return dataclasses.replace(protocol, crop=crop, scales=arguments.scales or protocol.scales)
-
-
-def segment(model, config, arguments, protocol, out, device):
-    """Write a segmented copy of one picture."""
-    image = read_image(arguments.image)
-    prediction = predict(model, image, protocol, device)
-    stem, beside = arguments.image.stem, arguments.image.parent.iterdir()
-    alone = sum(path.stem == stem and path.suffix.lower() in IMAGE_SUFFIXES for path in beside) < 2
-    name = stem if alone else arguments.image.name  # or a.jpg and a.png would share one picture
-    target = cli.make_folder(out) / f"{name}-segmented.png"
-    page = pictures.segmented(image, prediction, config["classes"], config["palette"])
-    pictures.save_png(target, page)
-    print(pictures.shares(prediction, config["classes"]))
-    print(f"picture: {target}")
 
 
 def attend(model, config, arguments, protocol, out, device):
@@ -161,9 +150,13 @@ def main():
         arguments.checkpoint, arguments.official, arguments.paper, arguments.preset, arguments.set,
         arguments.dataset)
     model.to(device)
+    if arguments.summary:
+        return describe.print_summary(model, config, arguments.crop_size or recipe.crop_size)
     if not config.get("classes"):  # official files do not tell them
         names = [f"class {number}" for number in range(config["num_classes"])]
         config.update(classes=names, palette=palette(len(names)))
+    if not arguments.data and arguments.dataset in (None, config["dataset"]):
+        arguments.data = weights.own_data(out)
     protocol, out = choose_protocol(arguments, config, recipe), arguments.out or out
     action = attend if arguments.attention else segment if arguments.image else score
     try:

@@ -21,7 +21,8 @@ class MissingSplit(UserError):
     """A split that a copy of the dataset may lack: not everybody has it."""
 
 
-def _open(path):
+def read_pixels(path):
+    """A picture as pillow has it, loaded. Raises UserError that names the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on metadata; what cannot be read raises
@@ -43,7 +44,7 @@ def read_image(path):
 
     A camera's orientation mark is not applied: the label belongs to the pixels as they are stored.
     """
-    image = _open(path)
+    image = read_pixels(path)
     if image.mode.startswith("I") or image.mode == "F":
         raise UserError(
             f"{path} has mode {image.mode} (more than 8 bits); save it with 8 bits per channel")
@@ -55,7 +56,7 @@ def read_image(path):
 def read_label(path):
     """The stored class ids, uint8 [H, W]. Never converts: a palette file's indices *are* the ids,
     and turning them into grey would replace them by brightnesses."""
-    image = _open(path)
+    image = read_pixels(path)
     if image.mode not in ("L", "P", "1"):
         raise UserError(
             f"label {path} has mode {image.mode}, wanted one 8-bit channel with class ids (L or P)")

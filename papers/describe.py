@@ -148,8 +148,8 @@ def print_summary(model, config, side):
 def open_training(config, recipe, train_set, val_set, out, device, forward):
     """Tell on stderr, before the first step, what will happen. forward: seconds that one forward
     pass of a batch took, with its data, or None."""
-    lines = [f"{config['paper']} {config['preset']} on {config['dataset']}: {recipe.steps} steps of "
-             f"{recipe.batch_size} images, {len(train_set)} for training, {len(val_set)} for "
+    lines = [f"{config['paper']} {config['preset']} on {config['dataset']}: {recipe.steps} steps "
+             f"of {recipe.batch_size} images, {len(train_set)} for training, {len(val_set)} for "
              f"validation, on {device}"]
     if forward and device == "cpu":  # elsewhere the first pass takes much longer than others
         area = recipe.batch_size * recipe.crop_size**2

@@ -50,8 +50,8 @@ def read_official(arguments, error):
 
 
 def begin(model, state, arguments, quiet=False):
-    """Give the network every tensor of `state` that fits it, and tell on stderr which do not, unless
-    `quiet`. Raises UserError if none fits."""
+    """Give the network every tensor of `state` that fits it, and, unless `quiet`, tell on stderr
+    which do not. Raises UserError if none fits."""
     own = model.state_dict()
     fitting = {name: tensor for name, tensor in state.items()
                if name in own and tensor.shape == own[name].shape}

@@ -370,6 +370,21 @@ DATASETS = {
          '(number % 10 == 9) == (split == "val")', '(number % 10 == 9) or split != "val"'),
         ("classes share colours", "number * 0.618034 % 1", "number * 0.5 % 1"),
     ]),
+    "datasets/colours.py": (("tests/test_colours.py",), [
+        ("an unknown colour is read as the next one",
+         "if (wrong := known[places] != codes).any():", "if (wrong := known[places] < 0).any():"),
+        ("the colour to ignore is a class", '255 if name == "ignore" else len(names)',
+         "len(names)"),
+        ("ids of palettes are read though classes.txt has colours",
+         '("RGB", "RGBA", "P")', '("RGB", "RGBA")'),
+        ("16-bit ids above 255 become other classes", "if ids.max() > 255 or", "if False and"),
+    ]),
+    "datasets/segment.py": ((*PROGRAMS, "tests/test_segment.py"), [
+        ("a.png overwrites the picture of a.jpg", "stems.count(file.stem) < 2",
+         "stems.count(file.stem) < 3"),
+        ("one broken picture ends a folder", "if not arguments.image.is_dir():", "if True:"),
+        ("masks are not in the dataset's ids", 'config.get("stored_ids") or range', "range"),
+    ]),
     "datasets/ade20k.py": (LAYOUTS, [
         ("151 classes: what is nothing is a class, all others are shifted",
          "range(1, 151), ignored=[0])", "range(150))"),
@@ -568,7 +583,6 @@ PROGRAM = {
         ("--dataset is ignored",
          "name = arguments.dataset or config[\"dataset\"]\n    if name is None",
          "name = config[\"dataset\"]\n    if name is None"),
-        ("a.png overwrites the picture of a.jpg", "in beside) < 2", "in beside) < 3"),
         ("pages of predictions show one image only", "keep=4", "keep=1"),
     ]),
     "papers/weights.py": (PROGRAMS, [

@@ -207,7 +207,7 @@ MISTAKES = [
     (("eval", "RUN", "--split", "all"), ["--split", "test"]),
     (("eval", "RUN", "--dataset", "shapes"), ["12 classes", "trained for 2"]),
     (("eval", "RUN", "--paper", "unet"), ["--paper unet"]),
-    (("eval", "RUN"), ["--data PATH"]),
+    (("eval", "RUN/best.pt", "--dataset", "camvid"), ["--data PATH"]),
     (("train", "--workers", "-1"), ["--workers -1", "0 or more"]),
     (("train", "--workers", "two"), ["--workers", "two"]),
     (("train", "--batch-size", "0"), ["--batch-size", "0"]),
@@ -247,7 +247,7 @@ MISTAKES = [
     (("eval", "list.pth"), ["list.pth is not a checkpoint of train.py"]),
     (("eval", "broken"), ["no such file", "best.pt"]),
     (("eval", "RUN", "--crop-size", "-5"), ["--crop-size"]),
-    (("eval", "RUN", "--image", "empty"), ["empty"]),
+    (("eval", "RUN", "--image", "empty"), ["--image empty", "no pictures"]),
     (("eval", "RUN", "--image", "deep.png"), ["deep.png has mode I;16", "8 bits"]),
     (("eval", "RUN", "--dataset", "imagenet"), ["imagenet", "shapes, camvid"]),
     (("eval", "RUN", "--data", "nowhere"), ["--data nowhere", "no such folder"]),
@@ -329,7 +329,7 @@ def wrong_files(tmp_path):
                          ids=lambda value: " ".join(map(str, value))[:60])
 def test_every_mistake_is_one_line(cli, trained, tmp_path, wrong_files, arguments, words):
     before = contents(tmp_path), contents(trained)
-    program, *rest = [str(trained) if a == "RUN" else a for a in arguments]
+    program, *rest = [a.replace("RUN", str(trained)) for a in arguments]
     code, out, err = cli(program, *rest)
     assert code == 2 and out == ""
     assert err.count("\n") == 1 and err.startswith("error: "), err

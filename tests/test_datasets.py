@@ -243,8 +243,8 @@ def damage_rgb_label(root):
 
 
 def damage_16_bit_label(root):
-    Image.fromarray(np.zeros((8, 6), np.uint16)).save(root / "labels" / "n03.png")
-    return "n03.png has mode I;16"
+    Image.fromarray(np.full((8, 6), 256, np.uint16)).save(root / "labels" / "n03.png")
+    return "n03.png contains the value 256; class ids are 0 to 255"
 
 
 def damage_truncated(root):

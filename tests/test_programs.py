@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.inference import PROTOCOLS
 from common.metrics import ConfusionMatrix
 from common.recipe import Recipe
+from datasets import segment
 from datasets.shapes import CLASSES
 from papers import options, weights
 
@@ -254,10 +255,10 @@ def test_names_of_segmented_pictures(monkeypatch, tmp_path, others, name):
     for other in others:
         (tmp_path / "in" / other).touch()
     Image.new("RGB", (8, 6)).save(tmp_path / "in" / "a.jpg")
-    monkeypatch.setattr(eval_program, "predict", lambda *_: np.zeros((6, 8), np.uint8))
-    arguments = argparse.Namespace(image=tmp_path / "in" / "a.jpg")
+    monkeypatch.setattr(segment, "predict", lambda *_: np.zeros((6, 8), np.uint8))
+    arguments = argparse.Namespace(image=tmp_path / "in" / "a.jpg", save_predictions=None)
     config = {"classes": ["ground"], "palette": [[9, 9, 9]]}
-    eval_program.segment(None, config, arguments, PROTOCOLS["whole"], tmp_path / "out", "cpu")
+    segment.segment(None, config, arguments, PROTOCOLS["whole"], tmp_path / "out", "cpu")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
 
 
