@@ -155,8 +155,8 @@ def main():
     if not config.get("classes"):  # official files do not tell them
         names = [f"class {number}" for number in range(config["num_classes"])]
         config.update(classes=names, palette=palette(len(names)))
-    if not arguments.data and arguments.dataset in (None, config["dataset"]):
-        arguments.data = weights.own_data(out)
+    own = not (arguments.data or arguments.image) and arguments.dataset in (None, config["dataset"])
+    arguments.data = weights.own_data(out) if own else arguments.data
     protocol, out = choose_protocol(arguments, config, recipe), arguments.out or out
     action = attend if arguments.attention else segment if arguments.image else score
     try:
