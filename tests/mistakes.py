@@ -4,7 +4,8 @@
 in the file. Near tests are files: those that know the file best, quick ones.
 """
 
-AUGMENT = ("tests/test_draws.py", "tests/test_transforms.py")
+AUGMENT = ("tests/test_draws.py", "tests/test_transforms.py",
+           "tests/test_recipes.py::test_constants")
 LOOP = ("tests/test_loop.py",)
 RECIPES = ("tests/test_recipes.py",)
 SCORES = ("tests/test_inference.py", "tests/test_loop.py", "tests/test_recipes.py")
@@ -475,8 +476,9 @@ DATASETS = {
         ("predictions are written among the labels",
          "    keep_out(dataset, root, folder, flag)\n    named", "    named"),
     ]),
-    "datasets/check.py": (tests_of(
-        "tests/test_damage.py", "every_file_is_named", "counts_are_compared", "exit_codes"), [
+    "datasets/check.py": ((*tests_of(
+        "tests/test_damage.py", "every_file_is_named", "counts_are_compared", "exit_codes"),
+        "tests/test_datasets.py::test_check_goes_on_after_a_problem"), [
         ("an incomplete copy is said to be complete",
          "if published not in (None, count):", "if published is None:"),
         ("only the first damaged file is named",
