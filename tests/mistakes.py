@@ -4,7 +4,8 @@
 in the file. Near tests are files: those that know the file best, quick ones.
 """
 
-AUGMENT = ("tests/test_draws.py", "tests/test_transforms.py")
+AUGMENT = ("tests/test_draws.py", "tests/test_transforms.py",
+           "tests/test_recipes.py::test_constants")
 LOOP = ("tests/test_loop.py",)
 RECIPES = ("tests/test_recipes.py",)
 SCORES = ("tests/test_inference.py", "tests/test_loop.py", "tests/test_recipes.py")
@@ -131,7 +132,7 @@ COMMON = {
          "set_learning_rate(optimizer, recipe, run.step)",
          "set_learning_rate(optimizer, recipe, max(0, run.step - 1))"),
         ("the table at the end belongs to the last state, not to best.pt",
-         '    model.load_state_dict(checkpoint.load(run.out / "best.pt")["model"])\n', ""),
+         'model.load_state_dict(checkpoint.load(run.out / "best.pt")["model"])', "pass"),
         ("with --accumulate gradients grow with the number of parts",
          "recipe.aux_weight, mean) / parts", "recipe.aux_weight, mean)"),
         ("validation during training sees images at full size, training at half",
@@ -176,7 +177,7 @@ COMMON = {
     ]),
     "common/run.py": (LOOP, [
         ("the last steps of a run are never evaluated",
-         "== 0 or self.step == recipe.steps)", "== 0)"),
+         "recipe.eval_every == 0 or self.step == recipe.steps)", "recipe.eval_every == 0)"),
         ("best.pt is the last state, not the best",
          "improved = not matrix.miou <= self.best", "improved = True"),
         ("best.pt is replaced by a later state of the same score",
@@ -470,8 +471,9 @@ DATASETS = {
         ("predictions are written among the labels",
          "    keep_out(dataset, root, folder, flag)\n    named", "    named"),
     ]),
-    "datasets/check.py": (tests_of(
-        "tests/test_damage.py", "every_file_is_named", "counts_are_compared", "exit_codes"), [
+    "datasets/check.py": ((*tests_of(
+        "tests/test_damage.py", "every_file_is_named", "counts_are_compared", "exit_codes"),
+        "tests/test_datasets.py::test_check_goes_on_after_a_problem"), [
         ("an incomplete copy is said to be complete",
          "if published not in (None, count):", "if published is None:"),
         ("only the first damaged file is named",
@@ -556,7 +558,7 @@ PROGRAM = {
         ("that four images say little is not told", "if len(val_set) < 5:", "if len(val_set) < 4:"),
     ]),
     "eval.py": (PROGRAMS, [
-        ("--scales 0.5,0 is accepted", "positive(float)(part)", "float(part)"),
+        ("--scales 0.5,0 is accepted", "cli.positive(float)(part)", "float(part)"),
         ("scores are those of the training images", 'default="val")', 'default="train")'),
         ("windows are not as large as the training crop",
          "protocol.crop and (arguments.crop_size or recipe.crop_size)", "protocol.crop"),
@@ -581,6 +583,10 @@ PROGRAM = {
          "name = config[\"dataset\"]\n    if name is None"),
         ("pages of predictions show one image only", "keep=4", "keep=1"),
     ]),
+    "papers/runs.py": (LOOP, [
+        ("a run whose checkpoint is missing is overwritten without --resume",
+         "if here and not resume:", 'if "last.pt" in here and not resume:'),
+    ]),
     "papers/weights.py": (PROGRAMS, [
         ("one picture is segmented with dropout and batch statistics",
          "return model.eval(), config", "return model, config"),
@@ -593,10 +599,6 @@ PROGRAM = {
          'config["num_classes"], config["options"])', 'config["num_classes"], {})'),
         ("pictures of a run given as a file land in a folder of the file's name",
          "run if run.is_dir() else run.parent", "run"),
-    ]),
-    "papers/runs.py": (PROGRAMS, [
-        ("a run whose checkpoint is missing is overwritten without --resume",
-         "if here and not resume:", 'if "last.pt" in here and not resume:'),
     ]),
     "papers/options.py": (PROGRAMS, [
         ("--set changes nothing", "build(num_classes, preset, **options)",

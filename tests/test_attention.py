@@ -55,6 +55,7 @@ def test_recording_changes_nothing():
 
 def test_pixel_is_row_then_column():
     assert attention.parse_pixel("13,90", SIZE) == PIXEL
+    assert attention.parse_pixel("63,95", SIZE) == (63, 95)
     for text in ("90,13", "64,0", "-1,0", "0,96"):
         with pytest.raises(UserError, match="rows 0 to 63 and columns 0 to 95"):
             attention.parse_pixel(text, SIZE)

@@ -103,11 +103,15 @@ def test_mirrored_left_to_right_every_second_time():
     assert 0.4 < often(lambda i, l, rng: transforms.random_flip(i, l, rng)[0]) < 0.6
 
 
-def test_image_is_resized_as_by_hand():
-    """Pixel centres: enlarging (0, 100) twofold gives 0, 25, 75, 100."""
+def test_resized_as_by_hand():
+    """Pixel centres: enlarging (0, 100) twofold gives 0, 25, 75, 100. Labels take the pixel
+    floor(i * n / m), in rows and in columns."""
     image = np.repeat(np.array([[0, 100]], np.uint8)[..., None], 3, axis=-1)
     x, _ = transforms.resize(image, np.zeros((1, 2), np.uint8), 1, 4)
     assert x[0, :, 0].tolist() == [0, 25, 75, 100]
+    label = 10 * np.arange(6, dtype=np.uint8)[:, None] + np.arange(4, dtype=np.uint8)
+    _, y = transforms.resize(np.zeros((6, 4, 3), np.uint8), label, 4, 2)
+    assert y.tolist() == [[0, 2], [10, 12], [30, 32], [40, 42]]
 
 
 # ------------------------------------------------------------------------- the share of one class
@@ -140,7 +144,7 @@ def test_the_share_is_one_of_labelled_pixels(ones, void, count):
 
 def test_colours_by_hand():
     """Three factors from 1 - s .. 1 + s: of the picture, about its mean, about a pixel's grey."""
-    image = scene(6, 7)[0]
+    image = scene(6, 7)[0] // np.array([1, 2, 4], np.uint8)  # reddish: contrast keeps it so
 
     class Factors(Spy):
         def uniform(self, low, high, size=None):

@@ -21,9 +21,9 @@ from common.errors import UserError
 from common.inference import evaluate, normalise
 from common.metrics import ConfusionMatrix
 from common.recipe import Recipe, learning_rate_factor
-from common.run import open_run
 from common.stop import Stop
 from datasets.stream import TrainingSamples, batches
+from papers.runs import open_run
 
 
 class Noise:
@@ -379,12 +379,15 @@ def test_a_folder_means_its_best_state_and_a_flipped_bit_is_noticed(tmp_path):
 
 
 def test_the_rehearsal_takes_one_part_of_a_batch_and_leaves_no_trace():
-    model = nn.Sequential(nn.BatchNorm2d(3))
-    model[0].register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    before, seen = [b.clone() for b in model.buffers()], []
-    guard.rehearse(model, TrainingSamples(Noise(), as_it_is, 0),
+    """And one validation image, in evaluation mode."""
+    model, seen = Layer(), []
+    model.norm = nn.BatchNorm2d(3)
+    model.register_forward_pre_hook(
+        lambda module, inputs: seen.append((len(module.norm(inputs[0])), module.training)))
+    before = [b.clone() for b in model.buffers()]
+    guard.rehearse(model, TrainingSamples(Noise(), as_it_is, 0), Noise(),
                    Recipe(batch_size=6, accumulate=3))
-    assert seen == [2]
+    assert seen == [(2, True), (1, False)]
     assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
 
 
