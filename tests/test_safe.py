@@ -1,4 +1,5 @@
-"""Nothing is lost: one training per folder, the steps before the score, foreign files left alone."""
+"""Nothing is lost: one training per folder, the steps before the score, foreign files left
+alone."""
 
 import os
 import signal
