@@ -51,22 +51,19 @@ def parse():
         help="an option of the network; repeatable")
     add("--dataset", help=f"one of: {', '.join(datasets.NAMES)} (default shapes)")
     add("--data", type=Path, metavar="PATH", help="folder of the dataset")
-    add("--train-split", choices=datasets.SPLITS,
-        help="default: the recipe's; VOC 2012 has train and trainaug")
+    add("--train-split", choices=datasets.SPLITS, help="VOC 2012 has train and trainaug")
     add("--weights", type=Path, metavar="FILE", help="ImageNet weights for the backbone")
     add("--steps", type=whole)
     add("--batch-size", type=whole, help="images per step, over all processes")
-    add("--accumulate", type=whole, metavar="N", help="compute each batch in N parts, which takes "
-        "less memory: same samples, same loss, same gradients, but BatchNorm, dropout and UN-EPT's "
-        "balanced terms see single parts")
+    add("--accumulate", type=whole, metavar="N", help="compute each batch in N parts: less memory, "
+        "same gradients, but BatchNorm, dropout and UN-EPT's balanced terms see single parts")
     add("--crop-size", type=whole, help="side of the training images in pixels, at least 32")
     add("--lr", type=cli.positive(float), help="learning rate")
     add("--optimizer", choices=OPTIMIZERS)
     add("--schedule", choices=SCHEDULES)
     add("--eval-every", type=whole, metavar="STEPS", help="evaluate and save this often")
     add("--seed", type=int, help="of everything random (default 0)")
-    add("--precision", choices=PRECISIONS,
-        help="of the forward pass (default float32); float16 on CUDA only")
+    add("--precision", choices=PRECISIONS, help="of the forward pass; float16 on CUDA only")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     add("--workers", type=int, help="processes that prepare data (default: 0 for shapes, else 2)")
     add("--compile", action="store_true", help="compile the network with torch.compile")

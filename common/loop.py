@@ -62,7 +62,7 @@ def train(model, stream, val_set, recipe, config, out, *, seed=0, device="cpu",
                 run.save("last.pt")
                 return number
 
-    processes.wait()  # the first one may still be writing
+    processes.agree(0, device=device)  # only after the first process has written
     model.load_state_dict(checkpoint.load(run.out / "best.pt")["model"])
     return score()[0]
 

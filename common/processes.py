@@ -40,12 +40,6 @@ def agree(value, operation="SUM", device=None):
     return tensor.item() if number else tensor
 
 
-def wait():
-    """Go on when all processes are here."""
-    if distributed.is_initialized():
-        distributed.barrier()
-
-
 def distribute(model, device):
     """The network that averages its gradients over all processes."""
     if not distributed.is_initialized():

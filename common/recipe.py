@@ -73,10 +73,12 @@ def learning_rate_factor(step, recipe):
             return 0.04 + 0.96 * (1 - math.cos(math.pi * step / peak)) / 2
         return (1 + math.cos(math.pi * (step - peak) / max(1, steps - peak))) / 2
     warmup = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+    # poly and cosine begin where the warm-up ends
+    done = max(0, step - recipe.warmup_steps) / max(1, steps - recipe.warmup_steps)
     if recipe.schedule == "poly":
-        return warmup * (1 - step / steps) ** recipe.power
+        return warmup * (1 - done) ** recipe.power
     if recipe.schedule == "cosine":
-        return warmup * (1 + math.cos(math.pi * step / steps)) / 2
+        return warmup * (1 + math.cos(math.pi * done)) / 2
     if recipe.schedule == "step" and step >= recipe.drop_at * steps:
         return warmup * 0.1
     return warmup

@@ -78,10 +78,9 @@ def call(function, arguments):
 
 def fast_form(paper, name):
     """The function of model.py that does the same as one of naive.py, or None."""
-    made = getattr(part(paper, "evidence.cases"), "FAST", {}).get(name)
-    for module in (part(paper, other) for other in MODELS):
-        made = made or getattr(module, name, None)
-    return made
+    own = getattr(part(paper, "evidence.cases"), "FAST", {})
+    named = (getattr(part(paper, module), name, None) for module in MODELS)
+    return own[name] if name in own else next(filter(None, named), None)
 
 
 # ---------------------------------------------------------------------------------------- judging

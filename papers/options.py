@@ -1,6 +1,7 @@
 """The options of a paper's networks, as given by --set."""
 
 import ast
+import functools
 import inspect
 import math
 
@@ -10,6 +11,7 @@ from common.errors import UserError
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
+@functools.cache
 def defaults(paper):
     """{option: a default of it, which tells its kind}, from what a paper's model.py has of these:
     PRESETS, the signature of `build`, that of the network's class, DEFAULTS."""

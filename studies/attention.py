@@ -8,6 +8,7 @@ import importlib
 
 from PIL import Image
 
+from datasets import pictures
 from datasets.shapes import Shapes
 from papers import attention
 

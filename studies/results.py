@@ -3,13 +3,12 @@
 Every paper's tiny network and FCN, which is PySA's backbone and head without its levels (Long et
 al., CVPR 2015, in this size), two seeds each, from random weights: the same crops at half
 resolution, steps, batches and schedule; only the learning rate is each paper's own. Scores the
-state that was best on val, at the full 480 x 360 labels, writes docs/results.csv (scores),
-docs/results-log.csv (what was logged on the way) and docs/results.png, and prints two tables.
-
---large trains the sizes of LARGE instead, from random weights on crops at full resolution, which
-takes a GPU, and writes docs/results-large.*.
+state that was best on val, at the full 480 x 360 labels, on whole images and in sliding windows of
+the training crop. Writes docs/results.csv (scores), docs/results-log.csv (what was logged on the
+way) and docs/results.png, and prints two tables.
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -18,7 +17,6 @@ import torch
 
 import datasets
 from common import checkpoint
-from common.cli import load_recipe
 from common.inference import Protocol, evaluate, predict
 from common.losses import segmentation_loss
 from datasets import pictures
@@ -29,8 +27,7 @@ from .trainings import NAMES, ROOT, load_best, parser, set_flags, train_all
 CSV, LOG = ROOT / "docs" / "results.csv", ROOT / "docs" / "results-log.csv"
 NETWORKS = {"FCN": ("pysa", ["context=False"]),
             **{name: (paper, []) for paper, name in NAMES.items()}}
-LARGE = dict.fromkeys(NETWORKS, "resnet50") | {"LRFormer": "t"}
-STEPS = 1000
+STEPS = 5000
 SEEDS = (0, 1)
 SHOWN = (10, 90)  # of the test images
 
@@ -38,14 +35,10 @@ SHOWN = (10, 90)  # of the test images
 def result_run(network, seed, arguments):
     """The run of one training of one of NETWORKS."""
     paper, options = NETWORKS[network]
-    steps, flags = STEPS, ["--paper", paper, *set_flags(options), "--seed", str(seed),
-                    "--dataset", "camvid", "--data", str(arguments.data.resolve())]
-    if arguments.large:
-        steps = load_recipe(paper, "camvid", LARGE[network]).steps
-        flags += ["--preset", LARGE[network]]
-    flags += ["--eval-every", str(max(1, steps // 3)), "--device", arguments.device]
-    out = ROOT / "runs" / f"results{'-large' * arguments.large}" / f"{network}-{seed}"
-    return out, steps, flags
+    flags = ["--paper", paper, *set_flags(options), "--seed", str(seed), "--dataset", "camvid",
+             "--data", str(arguments.data.resolve()), "--device", arguments.device,
+             "--eval-every", str(max(1, STEPS // 5))]
+    return ROOT / "runs" / "results" / f"{network}-{seed}", STEPS, flags
 
 
 def milliseconds(networks):
@@ -76,11 +69,11 @@ def by_network(rows):
 
 def table(rows):
     """Markdown: one line per network."""
-    headings = ["", "parameters", "steps", "mIoU val", "mIoU test", "ms per training step",
-                "ms per test image"]
+    headings = ["", "parameters", "steps", "mIoU val", "mIoU test", "test, sliding",
+                "ms per training step", "ms per test image"]
     return markdown(headings, [
         [network, f"{int(group[0]['parameters']) / 1e6:.2f} M", group[0]["steps"],
-         *(spread([float(row[split]) for row in group]) for split in ("val", "test")),
+         *(spread([float(row[split]) for row in group]) for split in ("val", "test", "test sliding")),
          *(f"{float(group[0][column]):.0f}" for column in ("training ms", "test ms"))]
         for network, group in by_network(rows).items()])
 
@@ -88,7 +81,7 @@ def table(rows):
 def classes_table(rows):
     """Markdown: IoU on test, one line per class, means over the seeds."""
     groups, lines = by_network(rows), []
-    for name in list(rows[0])[8:]:
+    for name in list(rows[0])[9:]:
         values = [np.mean([float(row[name]) for row in group]) for group in groups.values()]
         lines.append([name, *(f"**{value:.1%}**" if value == max(values) else f"{value:.1%}"
                               for value in values)])
@@ -101,18 +94,19 @@ def scored(network, seed, arguments):
     state, best = checkpoint.load_run(run[0] / "last.pt"), load_best(run).to(arguments.device)
     who = {"network": network, "seed": seed}
     log = [who | {name: f"{value:.6g}" for name, value in row.items()} for row in state["log"]]
-    protocol, scores = Protocol(scales=(state["recipe"]["test_scale"],)), {}
-    for split in ("val", "test"):
-        dataset = datasets.load("camvid", arguments.data, split)
-        scores[split], _ = evaluate(best, dataset, len(dataset.classes), protocol, arguments.device,
-                                    description=f"{network} {seed} {split}")
+    whole, scores = Protocol(scales=(state["recipe"]["test_scale"],)), {}
+    sliding = dataclasses.replace(whole, crop=state["recipe"]["crop_size"])
+    for name, protocol in (("val", whole), ("test", whole), ("test sliding", sliding)):
+        dataset = datasets.load("camvid", arguments.data, name.split()[0])
+        scores[name], _ = evaluate(best, dataset, len(dataset.classes), protocol, arguments.device,
+                                   description=f"{network} {seed} {name}")
     row = {
         **who, "parameters": sum(p.numel() for p in best.parameters()), "steps": run[1],
-        "val": f"{scores['val'].miou:.4f}", "test": f"{scores['test'].miou:.4f}",
+        **{name: f"{matrix.miou:.4f}" for name, matrix in scores.items()},
         "training ms": "", "test ms": "",
-        **{name: f"{value:.4f}" for name, value in zip(dataset.classes, scores["test"].iou)},
+        **{name: f"{value:.4f}" for name, value in zip(dataset.classes, scores["test"].iou, strict=True)},
     }
-    predicted = [predict(best, dataset[index][0], protocol, arguments.device) for index in SHOWN]
+    predicted = [predict(best, dataset[index][0], whole, arguments.device) for index in SHOWN]
     return row, log, best.cpu(), predicted
 
 
@@ -131,7 +125,6 @@ def draw(path, data, predicted):
 def main():
     flags = parser(__doc__, jobs=True)
     flags.add_argument("--data", type=Path, required=True, help="folder of CamVid")
-    flags.add_argument("--large", action="store_true", help="the papers' own sizes")
     flags.add_argument("--device", default="cpu", help="cpu, cuda, mps")
     arguments = flags.parse_args()
     train_all([result_run(network, seed, arguments) for seed in SEEDS for network in NETWORKS],
@@ -148,11 +141,10 @@ def main():
     for column, measured in zip(("training ms", "test ms"), milliseconds(networks)):
         for row in rows:
             row[column] = f"{measured[row['network']]:.3g}"
-    stem = CSV.with_name(f"results{'-large' * arguments.large}")
-    write_csv(stem.with_suffix(".csv"), rows)
-    write_csv(stem.with_name(stem.name + "-log.csv"), log)
+    write_csv(CSV, rows)
+    write_csv(LOG, log)
     print("\n".join(["", *table(rows), "", *classes_table(rows)]))
-    draw(stem.with_suffix(".png"), arguments.data, predicted)
+    draw(CSV.with_suffix(".png"), arguments.data, predicted)
 
 
 if __name__ == "__main__":

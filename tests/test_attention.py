@@ -6,7 +6,6 @@ import types
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from studies import receptive_field
@@ -17,13 +16,13 @@ from common.errors import UserError
 from datasets import pictures
 from datasets.shapes import CLASSES, PALETTE, Shapes
 from papers import attention, options
+from tests.helpers import close
 
 PAPERS = ("pysa", "unept", "pan", "psanet", "lrformer")
 # not square, and 90 is no row: rows and columns cannot change places unnoticed
 SIZE, PIXEL = (64, 96), (13, 90)
 # layers that run in training only
 UNUSED = ("aux_head",)
-AT_8 = (1, 11)  # where PIXEL lies on a map of 1/8 of the size
 
 
 def network(paper, **options):
@@ -31,106 +30,10 @@ def network(paper, **options):
     uniform."""
     torch.manual_seed(0)
     model = importlib.import_module(f"papers.{paper}.model").build(3, **options)
-    for name, parameter in model.named_parameters():
-        if "sampling_offsets" in name or "attention_weights" in name or not parameter.any():
+    for parameter in model.parameters():
+        if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
-
-
-def passed(paper, *more, **options):
-    """(explain module, model, record of one forward pass with the modules `more` watched as
-    well)."""
-    explain, model = importlib.import_module(f"papers.{paper}.explain"), network(paper, **options)
-    images = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(1))
-    with attention.record(model, (*explain.RECORD, *more)) as record, torch.no_grad():
-        model(images)
-    return explain, model, record
-
-
-def close(a, b, tolerance=1e-5):
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1), (a - b).abs().max()
-
-
-# ------------------------------------------------------------------------------------ shown == used
-
-
-@pytest.mark.parametrize("options", [{}, {"levels": 2, "heads": 2, "depth": 2}])
-@torch.no_grad()
-def test_unept(options):
-    """Reading the maps at the circles that are drawn, and weighing them, gives the output of the
-    attention."""
-    explain, model, record = passed("unept", **options)
-    panels = explain.explain(model, record, SIZE, PIXEL)
-    heads = model.decoder[0].cross_attention.heads
-    assert len(panels) == len(model.encoder) + len(model.decoder) * heads
-    for name, ((query, reference, source, shapes), output) in record.items():
-        module = model.get_submodule(name)
-        number = AT_8[0] * (SIZE[1] // 8) + AT_8[1]
-        locations, weights = explain.sampling_points(module, query, reference, shapes, number)
-        close(weights.sum((1, 2)), torch.ones(module.heads))
-        value, out = module.value_proj(source)[0].unflatten(1, (module.heads, -1)), 0  # [S, M, D]
-        for level, part in enumerate(value.split([height * width for height, width in shapes])):
-            maps = part.permute(1, 2, 0).unflatten(2, shapes[level])  # [M, D, H, W]
-            # [M, D, N]
-            read = F.grid_sample(maps, locations[:, level, None] * 2 - 1,
-                                 align_corners=False)[:, :, 0]
-            out = out + (read * weights[:, level, None]).sum(-1)  # [M, D]
-        close(module.output_proj(out.flatten()), output[0, number])
-        if "decoder" in name:
-            layer = f"decoder layer {int(name.split('.')[1]) + 1},"
-            mine = [panel for title, panel in panels if title.startswith(layer)]
-            assert len(mine) == module.heads
-            for head, panel in enumerate(mine):
-                points = torch.stack(list(panel.values()))  # [L, N, 3]
-                close(points[..., :2], locations[head] * torch.tensor([SIZE[1], SIZE[0]]))
-                close(points[..., 2], weights[head])
-        else:
-            points = torch.cat(list(panels[int(name.split(".")[1])][1].values()))
-            close(points[:, 2].sum(), torch.ones(()))
-
-
-def test_unept_starts_around_the_pixel():
-    """Before training the points lie evenly around the reference: so their mean is the pixel."""
-    explain = importlib.import_module("papers.unept.explain")
-    image = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
-    model = importlib.import_module("papers.unept.model").build(3).eval()
-    for title, panel in attention.look(model, explain, image, PIXEL)[1]:
-        if title.startswith("encoder"):
-            x, y = np.concatenate(list(panel.values()))[:, :2].mean(0)
-            assert abs(x * SIZE[1] - PIXEL[1]) < 8 and abs(y * SIZE[0] - PIXEL[0]) < 8
-
-
-@pytest.mark.parametrize("options", [{}, {"pool_sizes": (16, 6, 8, 2), "head_pool_size": 5},
-                                     {"depths": (2, 1, 1, 1)}])
-@torch.no_grad()
-def test_lrformer(options):
-    """The weights times the values, projected, are the output of the attention at the pixel."""
-    from papers.lrformer import model as paper
-    explain, model, record = passed("lrformer", **options)
-    panels = explain.explain(model, record, SIZE, PIXEL)
-    assert len(panels) == 6
-    shown = iter(panels)
-    for name, ((x, convs, scale), output) in record.items():
-        module, stride = model.get_submodule(name), SIZE[0] // x.shape[2]
-        y, z = PIXEL[0] // stride, PIXEL[1] // stride
-        weights = explain.token_weights(x, module, convs, (y, z))  # [heads, n]
-        close(weights.sum(1), torch.ones(module.heads))
-        grids = [paper.grid(x.shape[-2:], side) for side in module.sides]
-        _, v = paper.keys_values(paper.pool_all(x, grids), module, convs)  # [1, n, C]
-        mixed = torch.einsum("hn,nhd->hd", weights, v[0].unflatten(1, (module.heads, -1))).flatten()
-        out = module.output(mixed)
-        close(out if scale is None else scale * out, output[0, :, y, z])
-        # the last block is shown
-        if not (options.get("depths") and name.startswith("backbone.stages.0.blocks.0")):
-            close(next(shown)[1], explain.spread(weights.mean(0), SIZE, grids))
-
-
-def test_lrformer_even_attention_is_drawn_even():
-    explain = importlib.import_module("papers.lrformer.explain")
-    grids = [(4, 6), (2, 3)]
-    even = torch.cat([torch.full((24,), 0.5 / 24), torch.full((6,), 0.5 / 6)])
-    close(explain.spread(even, (20, 30), grids), torch.ones(20, 30))
 
 
 # ------------------------------------------------------------------------------------ the mechanism
@@ -197,7 +100,7 @@ def test_the_place_in_what_the_network_sees(shape, scale, seen, place):
 @torch.no_grad()
 def test_the_recorder_names_every_intermediate(paper):
     """Every layer with weights, by name, with what it returned; the network is as it was."""
-    known = getattr(importlib.import_module(f"papers.{paper}.model"), "DEFAULTS", {})
+    known = importlib.import_module(f"papers.{paper}.model").DEFAULTS
     model = network(paper, **{"fast": False} if "fast" in known else {})
     images = torch.randn(1, 3, *SIZE)
     before = model(images)["out"]
@@ -209,7 +112,7 @@ def test_the_recorder_names_every_intermediate(paper):
     layers = {name for name, module in model.named_modules()
               if any(True for _ in module.parameters(recurse=False))}
     unseen = {name for name in layers - set(seen) if not name.startswith(UNUSED)}
-    assert layers and not (unseen and (paper == "pan" or "fast" in known)), unseen
+    assert layers and not unseen, unseen
     with_weight = [name for name in layers & set(seen)
                    if isinstance(model.get_submodule(name), torch.nn.Conv2d)]
     for name in with_weight:

@@ -16,6 +16,7 @@ from common import checkpoint
 from common.errors import UserError
 from papers import options
 from tests.crash import differences
+from tests.helpers import contents
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ("--steps", 2, "--batch-size", 2, "--crop-size", 32, "--set", "channels=8", "--device",
@@ -231,17 +232,6 @@ MISTAKES = [
     (("train", "--out", "other.pth"), ["--out other.pth"]),
     (("train", "--dataset", "folder", "--data", "empty"),
      ["classes.txt is missing", "one class name per line"]),
-    (("train", "--dataset", "folder", "--data", "out of range", *QUICK),
-     ["a.png contains the value 7", "0 to 1"]),
-    (("train", "--dataset", "folder", "--data", "text as image", *QUICK),
-     ["a.jpg is not an image"]),
-    (("train", "--dataset", "folder", "--data", "16 bits", *QUICK),
-     ["a.png has mode I;16", "8 bits"]),
-    (("train", "--dataset", "folder", "--data", "colour as label", *QUICK),
-     ["a.png has mode RGB", "8-bit channel"]),
-    (("train", "--dataset", "folder", "--data", "sizes differ", *QUICK),
-     ["differ in size (48x40 and 40x48)"]),
-    (("train", "--dataset", "folder", "--data", "no label", *QUICK), ["no label", "labels"]),
     (("train", "--resume", "--out", "RUN", "--paper", "pan"), ["--paper", "has 'pysa', not 'pan'"]),
     (("train", "--resume", "--out", "RUN", "--set", "channels=16"), ["--set", "'channels': 8"]),
     (("train", "--resume", "--out", "RUN", "--data", "three classes"),
@@ -301,19 +291,12 @@ def test_a_network_without_context(cli, data, tmp_path):
     assert not any("levels" in name for name in state["model"])
 
 
-def make_pair(root, image, label, classes="left\nright\n", name="a.png"):
-    """A folder dataset of two images, the second one for validation, of which the first is as
-    given."""
-    for part in ("images", "labels"):
-        for split in ("train", "val"):
-            (root / part / split).mkdir(parents=True)
+def make_pair(root, image, label, classes="left\nright\n"):
+    """A folder dataset of two equal images, the second one for validation."""
     for split in ("train", "val"):
-        for path, content in ((root / "images" / split / name, image),
-                              (root / "labels" / split / "a.png", label)):
-            if isinstance(content, str):
-                path.write_text(content, encoding="utf-8")
-            elif content is not None:
-                Image.fromarray(content).save(path)
+        for part, content in (("images", image), ("labels", label)):
+            (root / part / split).mkdir(parents=True)
+            Image.fromarray(content).save(root / part / split / "a.png")
     (root / "classes.txt").write_text(classes, encoding="utf-8")
 
 
@@ -334,15 +317,8 @@ def wrong_files(tmp_path):
     torch.save({"model": Evil()}, tmp_path / "evil.pth")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "last.pt").write_bytes((tmp_path / "other.pth").read_bytes()[:100])
-    image, label, deep = np.zeros((40, 48, 3), np.uint8), np.ones((40, 48), np.uint8), np.zeros(
-        (40, 48), np.uint16)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    make_pair(tmp_path / "out of range", image, label * 7)
-    make_pair(tmp_path / "text as image", "hello", label, name="a.jpg")
-    make_pair(tmp_path / "16 bits", deep, label)
-    make_pair(tmp_path / "colour as label", image, image)
-    make_pair(tmp_path / "sizes differ", image, label.T)
-    make_pair(tmp_path / "no label", image, None)
+    image, label = np.zeros((40, 48, 3), np.uint8), np.ones((40, 48), np.uint8)
+    Image.fromarray(label.astype(np.uint16)).save(tmp_path / "deep.png")
     make_pair(tmp_path / "fewer", image, label)
     make_pair(tmp_path / "three classes", image, label, "left\nmiddle\nright\n")
 
@@ -358,11 +334,6 @@ def test_every_mistake_is_one_line(cli, trained, tmp_path, wrong_files, argument
     for word in words:
         assert word in err, err
     assert (contents(tmp_path), contents(trained)) == before  # nothing written, nothing run
-
-
-def contents(folder):
-    """All files under a folder, with their bytes."""
-    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
 
 @pytest.mark.parametrize("kind", ["CMYK", "1", "P", "LA"])

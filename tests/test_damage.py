@@ -233,6 +233,29 @@ def test_damage(tmp_path, case):
         assert word in error, error
 
 
+@pytest.mark.parametrize("case", DAMAGE)
+def test_training_says_the_same(tmp_path, cli, case):
+    """In one line, before anything is written."""
+    name, file, damage, _ = DAMAGE[case]
+    root = tmp_path / "my dätä"
+    WRITE[name](root)
+    damage(root / file)
+    wanted = ""
+    try:
+        dataset = datasets.load(name, root, "train")
+        for index in range(len(dataset)):
+            dataset[index]
+    except UserError as error:
+        wanted = str(error)
+    if not wanted:
+        pytest.skip("no training image is damaged")
+    code, out, err = cli(
+        "train", "--dataset", name, "--data", root, "--batch-size", 8, "--crop-size", 32, "--set",
+        "channels=8", "--device", "cpu", "--workers", 0, "--out", tmp_path / "run")
+    assert code == 2 and out == "" and err == f"error: {wanted}\n"
+    assert not (tmp_path / "run").exists()
+
+
 def test_every_file_is_named(tmp_path):
     """check goes on after a problem, load says how many there are."""
     layouts.ade20k(tmp_path)

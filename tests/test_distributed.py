@@ -138,7 +138,7 @@ def results(tmp_path_factory):
     return alone, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)], folder
 
 
-def close(one, other, tolerance):
+def all_close(one, other, tolerance):
     assert one.keys() == other.keys()
     for name in one:
         assert (one[name] - other[name]).abs().max() < tolerance, name
@@ -151,13 +151,13 @@ def test_gradients_are_those_of_one_process(results, paper):
     alone, both, _ = results
     assert max(gradient.abs().max() for gradient in alone["gradients"][paper].values()) > 1e-3
     for found in both:
-        close(alone["gradients"][paper], found["gradients"][paper], 1e-10)
+        all_close(alone["gradients"][paper], found["gradients"][paper], 1e-10)
 
 
 def test_gradients_of_parts_in_two_processes(results):
     alone, both, _ = results
     for found in both:
-        close(alone["both"], found["both"], 1e-10)
+        all_close(alone["both"], found["both"], 1e-10)
 
 
 def test_a_run_is_that_of_one_process(results):
@@ -165,7 +165,7 @@ def test_a_run_is_that_of_one_process(results):
     alone, both, _ = results
     for found in both:
         assert found["run"]["curve"] == pytest.approx(alone["run"]["curve"], rel=1e-5)
-        close(alone["run"]["model"], found["run"]["model"], 1e-5)
+        all_close(alone["run"]["model"], found["run"]["model"], 1e-5)
         assert [row["miou"]
                 for row in found["run"]["log"]] == [row["miou"] for row in alone["run"]["log"]]
 
@@ -204,7 +204,7 @@ def test_one_process_goes_on_where_two_were_interrupted(results, tmp_path):
     assert all(found["interrupted"]["step"] == 3 for found in both)
     state, _ = train(tmp_path, 1, Toy(), resume=both[0]["interrupted"])
     assert state["curve"] == pytest.approx(alone["run"]["curve"], rel=1e-5)
-    close(alone["run"]["model"], state["model"], 1e-5)
+    all_close(alone["run"]["model"], state["model"], 1e-5)
 
 
 def test_torchrun(tmp_path):

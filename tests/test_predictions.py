@@ -14,6 +14,7 @@ from common.inference import evaluate, normalise
 from datasets import predictions
 from datasets.files import FilePairs
 from tests import layouts
+from tests.helpers import contents
 
 NAMES = ("ade20k", "cityscapes", "voc", "camvid", "folder")
 
@@ -42,11 +43,6 @@ class Dataset:
 
     def sample_name(self, index):
         return f"münchen {index}"
-
-
-def contents(folder):
-    """All files under a folder, with their bytes."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_predictions_carry_the_datasets_own_ids(tmp_path):

@@ -390,8 +390,11 @@ def test_schedules():
     assert (poly[0] == 1 and poly[50] == pytest.approx(0.5**0.9)
             and poly[99] == pytest.approx(0.01**0.9))
     warm = factors(schedule="poly", power=1.0, warmup_steps=10)
-    assert (warm[0] == pytest.approx(0.1) and warm[9] == pytest.approx(1 - 0.09)
-            and warm[60] == pytest.approx(0.4))
+    # The decay begins where the warm-up ends: 90 steps from 1 towards 0.
+    assert warm[0] == pytest.approx(0.1) and warm[9] == warm[10] == 1
+    assert warm[60] == pytest.approx(40 / 90) and warm[99] == pytest.approx(1 / 90)
+    assert factors(schedule="cosine", warmup_steps=10)[55] == pytest.approx(0.5)
+    assert factors(schedule="poly", warmup_steps=100)[-1] == 1  # nothing is left to decay in
     cosine = factors(schedule="cosine")
     assert cosine[0] == 1 and cosine[50] == pytest.approx(0.5) and 0 < cosine[99] < 0.001
     cycle = factors(schedule="one-cycle")

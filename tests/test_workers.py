@@ -62,7 +62,7 @@ def training_run(tmp_path):
         process.wait()
 
 
-def last_line(process, seconds=30):
+def last_line(process, seconds=120):
     """The last line that it writes to stderr, once it has ended by itself with exit code 2."""
     _, error = process.communicate(timeout=seconds)
     assert process.returncode == 2, error.decode()
@@ -83,7 +83,7 @@ def test_a_damaged_file_reads_the_same_from_a_worker(training_run, tmp_path):
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_killed_worker_is_one_line(training_run, count):
     process = training_run("--workers", 2)
-    assert wait(lambda: len(workers_of(process)) == 2, 30)
+    assert wait(lambda: len(workers_of(process)) == 2, 120)
     time.sleep(0.5)
     for worker in workers_of(process)[:count]:
         os.kill(worker, signal.SIGKILL)
@@ -104,7 +104,7 @@ def workers_of(process):
 def test_workers_end_with_their_parent(training_run, count):
     """24: it is killed while it still starts them."""
     process = training_run("--workers", count)
-    assert wait(lambda: len(workers_of(process)) >= 2, 30)
+    assert wait(lambda: len(workers_of(process)) >= 2, 120)
     process.kill()
     process.communicate(timeout=30)
     assert wait(lambda: not workers_of(process), 10)
@@ -153,7 +153,7 @@ def test_little_shared_memory(tmp_path):
     words = ["unshare", "-m", "sh", "-c", small, "sh"]
     try:
         if subprocess.run([*words, "true"], capture_output=True, check=False,
-                          timeout=20).returncode:
+                          timeout=60).returncode:
             pytest.skip("needs the right to mount")
     except FileNotFoundError:
         pytest.skip("needs unshare")
@@ -163,5 +163,5 @@ def test_little_shared_memory(tmp_path):
                "--workers", 2,
                "--out", tmp_path / "run"]
     result = subprocess.run([*words, *map(str, command)], capture_output=True, text=True,
-                            timeout=60, check=False)
+                            timeout=200, check=False)
     assert result.returncode == 2 and "too little shared memory" in result.stderr, result.stderr

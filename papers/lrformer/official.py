@@ -1,8 +1,9 @@
-"""Official LRFormer weights: released segmentors and ImageNet encoders, renamed into this model's names.
+"""Official LRFormer weights: released segmentors and ImageNet encoders, renamed into this model's
+names. Of LRFormer+ the encoder loads; its query decoder is not part of this project.
 
-Files of the official toolbox also hold its own objects (logs, messages), which an ordinary load would rebuild by
-running the toolbox's code. `load` reads such files without: every foreign object on an explicit list is replaced
-by an empty stand-in, and anything that is not on the list is refused.
+Files of the official toolbox also hold its own objects (logs, messages), which an ordinary load
+would rebuild by running the toolbox's code. `load` reads such files without: every foreign object
+on an explicit list is replaced by an empty stand-in, and anything else is refused.
 """
 
 import pickle
@@ -11,7 +12,7 @@ import warnings
 
 import torch
 
-from .model import PRESETS, build
+from .model import DEFAULTS, PRESETS, build
 
 # What mmengine writes beside the weights. None of it is needed, so none of it is rebuilt.
 STAND_INS = (
@@ -29,7 +30,8 @@ STAND_INS = (
 
 
 class StandIn:
-    """Takes the place of a foreign object: accepts whatever the file says about it and keeps nothing."""
+    """Takes the place of a foreign object: accepts whatever the file says about it and keeps
+    nothing."""
 
     def __new__(cls, *_, **__):
         return super().__new__(cls)
@@ -47,20 +49,22 @@ class StandIn:
 def load(path):
     """Read an official file onto the CPU without running any code of it. Returns its dictionary.
 
-    Raises ValueError for a file that is damaged or holds an object that is neither tensor, plain value nor in
-    STAND_INS; the message names the object.
+    Raises ValueError for a file that is damaged or holds an object that is neither tensor, plain
+    value nor in STAND_INS; the message names the object.
     """
+    stand_ins = torch.serialization.safe_globals([(StandIn, name) for name in STAND_INS])
     try:
-        with torch.serialization.safe_globals([(StandIn, name) for name in STAND_INS]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about foreign pickle protocols; what matters is whether it loads
+        with stand_ins, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if not found:
             raise ValueError(f"{path} is damaged or not a PyTorch file") from None
         raise ValueError(
-            f"{path} holds a foreign object, {found[1]}, that could run code when loaded, so nothing was loaded; the "
-            "objects that are known and skipped are listed in official.STAND_INS"
+            f"{path} holds a foreign object, {found[1]}, that could run code when loaded, so "
+            "nothing was loaded; the objects that are known and skipped are listed in "
+            "official.STAND_INS"
         ) from None
     except (RuntimeError, EOFError, KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(f"{path} is damaged or not a PyTorch file") from None
@@ -92,18 +96,21 @@ BLOCK = [  # anywhere in the name, all of them
     (r"\.mlp\.fc2\.", ".feed_forward.narrow."),
     (r"\.layer_scale_(\d)$", r".scale\1"),
 ]
-LINEAR = re.compile(r"(attention\.query|feed_forward\.(widen|narrow))\.weight$")  # there partly 1x1 convolutions
+# Linear layers here, partly 1x1 convolutions there.
+LINEAR = re.compile(r"(attention\.query|feed_forward\.(widen|narrow))\.weight$")
 
 
 def unwrap(state_dict):
-    """The weights inside a file's "state_dict" or "model", without the "module." of a parallel wrapper."""
+    """The weights inside a file's "state_dict" or "model", without the "module." of a parallel
+    wrapper."""
     for wrapper in ("state_dict", "model"):
         state_dict = state_dict.get(wrapper, state_dict)
     return {name.removeprefix("module."): value for name, value in state_dict.items()}
 
 
 def rename(name, beginnings):
-    """Name here of an official name; a name that nothing fits is left as it is and found out later."""
+    """Name here of an official name; a name that nothing fits is left as it is and found out
+    later."""
     for pattern, target in beginnings:
         if re.match(pattern, name):
             name = re.sub(pattern, target, name, count=1)
@@ -120,14 +127,18 @@ def as_linear(name, value):
 
 def require(found, wanted, kind):
     """Raise a ValueError that lists missing, unexpected and misshapen weights, if there are any."""
-    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in found if name not in wanted]
-    misshapen = [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
-    groups = ((missing, "missing"), (unexpected, "unexpected"), (misshapen, "of other shape"))
-    if any(names for names, _ in groups):
+    needed = [name for name in wanted if not name.endswith("num_batches_tracked")]
+    groups = {
+        "missing": [name for name in needed if name not in found],
+        "unexpected": [name for name in found if name not in wanted],
+        "of another shape": [
+            name for name in needed if name in found and found[name].shape != wanted[name].shape
+        ],
+    }
+    if any(groups.values()):
         raise ValueError(f"these weights are of another {kind}: " + "; ".join(
             f"{len(names)} {word} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for names, word in groups if names
+            for word, names in groups.items() if names
         ))
 
 
@@ -144,21 +155,23 @@ def segmentor(state_dict):
 
 
 def encoder(state_dict):
-    """The weights of an official encoder file (prefix "backbone." or none; a classifier `head` is left aside)."""
+    """The encoder's weights of an official file (prefix "backbone." or none). A classifier `head`
+    and any decoder are left aside."""
     found = {}
     for name, value in unwrap(state_dict).items():
         name = name.removeprefix("backbone.")
-        if not name.startswith("head."):
+        if not name.startswith(("head.", "decode_head.")):
             name = rename(name, ENCODER)
             found[name] = as_linear(name, value)
     return found
 
 
 def read_sizes(weights):
-    """embed_dims, depths and mlp_ratios of an encoder, off names and shapes; None where there is no encoder."""
+    """embed_dims, depths and mlp_ratios of an encoder, off names and shapes; None without one."""
     stages = {}
+    pattern = r"backbone\.stages\.(\d)\.(?:norm|blocks\.(\d+)\.feed_forward\.widen)\.weight"
     for name, value in weights.items():
-        match = re.match(r"backbone\.stages\.(\d)\.(?:norm|blocks\.(\d+)\.feed_forward\.widen)\.weight", name)
+        match = re.match(pattern, name)
         if match:
             width, blocks, ratio = stages.get(int(match[1]), (0, 0, 0))
             if match[2] is None:
@@ -172,49 +185,73 @@ def read_sizes(weights):
     return dict(embed_dims=widths, depths=depths, mlp_ratios=ratios)
 
 
-def build_arguments(state_dict):
-    """num_classes, preset and options of `build` for an official segmentor, read off its names and shapes.
+def build_arguments(state_dict, **options):
+    """The arguments of `build` for an official segmentor, read off its names and shapes, in one
+    dictionary, and the `options`.
 
-    The heads leave no trace in the shapes: they are 2, 4, 10, 16 in every released model. Raises ValueError.
+    Heads and grids leave no trace in a file. Those of every released model are the default; others
+    have to be given: num_heads, pool_sizes, head_pool_size. Raises ValueError.
     """
     weights = segmentor(state_dict)
     sizes = read_sizes(weights)
     if sizes is None:
-        raise ValueError("no LRFormer in this file: wanted names like backbone.block1.0.attn.q.0.weight")
+        raise ValueError(
+            "no LRFormer in this file: wanted names like backbone.block1.0.attn.q.0.weight"
+        )
+    presets = {name: {**DEFAULTS, **preset} for name, preset in PRESETS.items()}
+    fits = [name for name in presets if all(presets[name][key] == sizes[key] for key in sizes)]
     if "head.classifier.weight" not in weights:
-        if any("decode_head" in name or name.startswith("head.") for name in weights):
-            raise ValueError("the decoder of this file is another one (LRFormer+ ?); only the encoder can be used")
-        raise ValueError("this file holds an encoder only; give it to train.py as --weights")
+        raise ValueError(other_decoder(weights, "xl" in fits))
     classes, channels = weights["head.classifier.weight"].shape[:2]
-    for preset, options in PRESETS.items():
-        if all(options.get(name) == value for name, value in sizes.items() if name != "mlp_ratios"):
-            changed = {} if options["head_channels"] == channels else {"head_channels": channels}
-            return {"num_classes": classes, "preset": preset, **changed}
-    return {"num_classes": classes, "preset": "t", **sizes, "head_channels": channels}
+    read = {"num_classes": classes, "preset": fits[0]} if fits else {
+        "num_classes": classes, "preset": "t", **sizes
+    }
+    if presets[read["preset"]]["head_channels"] != channels:
+        read["head_channels"] = channels
+    return {**read, **options}
 
 
-def convert(state_dict):
-    """The weights of an official segmentor under the names here: a state dict for `build(**build_arguments(...))`.
+def other_decoder(weights, is_xl):
+    """What to say of a file with an encoder and without the decoder of LRFormer."""
+    text = "this file holds an encoder only"
+    if any("decode_head" in name or name.startswith("head.") for name in weights):
+        text = (
+            "this file holds another decoder, the query decoder of LRFormer+ if it is official, "
+            "which is not part of this project; only its encoder can be used"
+        )
+    text += ": give it to train.py as --weights"
+    if is_xl:
+        text += (
+            ". LRFormer-XL was published with that query decoder only: the decoder of preset xl is "
+            "this project's continuation, and no official weights fit it"
+        )
+    return text
 
-    The file may be bare or wrapped in "state_dict" or "model". Raises ValueError that lists what is missing or
-    unexpected.
+
+def convert(state_dict, **options):
+    """The weights of an official segmentor under the names here: a state dict for
+    `build(**build_arguments(...))`.
+
+    options: of `build`, for what a file does not tell. The file may be bare or wrapped in
+    "state_dict" or "model". Raises ValueError that lists what is missing or unexpected.
     """
-    arguments = build_arguments(state_dict)
     with torch.device("meta"):
-        wanted = build(**arguments).state_dict()
+        wanted = build(**build_arguments(state_dict, **options)).state_dict()
     found = segmentor(state_dict)
     require(found, wanted, "network")
     return {**counters(wanted), **found}
 
 
 def load_backbone(model, state_dict):
-    """Copy the weights of an official ImageNet encoder (or of a segmentor's encoder) into model.backbone.
+    """Copy the weights of an official ImageNet encoder, or of the encoder of an LRFormer or
+    LRFormer+ segmentor, into model.backbone.
 
-    The file may be bare or wrapped in "state_dict" or "model", its names may start with "module." or "backbone.";
-    a classifier or a decoder is left aside. Returns a sentence that says what was loaded. Raises ValueError that
-    lists missing, unexpected and misshapen weights; the model is then left as it was.
+    The file may be bare or wrapped in "state_dict" or "model", its names may start with "module."
+    or "backbone."; a classifier or a decoder is left aside. Returns a sentence that says what was
+    loaded. Raises ValueError that lists missing, unexpected and misshapen weights; the model is
+    then left as it was.
     """
-    found = {name: value for name, value in encoder(state_dict).items() if not name.startswith("decode_head.")}
+    found = encoder(state_dict)
     wanted = model.backbone.state_dict()
     require(found, wanted, "encoder")
     model.backbone.load_state_dict({**counters(wanted), **found})
@@ -223,4 +260,5 @@ def load_backbone(model, state_dict):
 
 def counters(wanted):
     """BatchNorm's step counters, which some files lack and nothing here reads."""
-    return {name: torch.zeros((), dtype=torch.long) for name in wanted if name.endswith("num_batches_tracked")}
+    names = (name for name in wanted if name.endswith("num_batches_tracked"))
+    return {name: torch.zeros((), dtype=torch.long) for name in names}

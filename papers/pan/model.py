@@ -8,7 +8,6 @@ Shapes: B images, C channels and H x W pixels of whichever map is meant, D chann
 K channels of the attention map. Sizes in comments are those of an image of 512 x 512.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 

@@ -15,12 +15,12 @@ import functools
 import sys
 
 import torch
-import torch.nn.functional as F
 
 from studies.measure import FullAttention, markdown, multiply_adds, peak_memory, times
 
+from .. import fast
 from .. import model as lrformer
-from .transcription import official_scores, resize
+from .transcription import official_scores
 
 SIZES = 256, 512, 1024  # side of the image
 
@@ -102,38 +102,25 @@ def pairs(model):
     """{short cut: (plain form, short form)} with the weights of LRFormer-T, at 512 px."""
     stage, last, head = model.backbone.stages[0], model.backbone.stages[3], model.head
     ffn, deep = stage.blocks[0].feed_forward, last.blocks[0].attention
-    x, small, hidden = map_of(48, 128), map_of(384, 16), map_of(384, 128)
+    x, small = map_of(48, 128), map_of(384, 16)
+    plain = copy.deepcopy(deep)
+    plain.fast = False
     grids = [lrformer.grid((128, 128), side) for side in (16, *deep.sides)]
-    c2, c3, c4 = map_of(96, 64), map_of(240, 32), map_of(384, 16)
-    weights = head.squeeze1.weight.split([96, 240, 384], dim=1)
-
-    def pooled():
-        maps = lrformer.pool_all(small, [(side, side) for side in (16, *deep.sides)])
-        q, kv = lrformer.queries(maps[0], deep), lrformer.keys_values(maps[1:], deep, last.convs)
-        o = deep.output(lrformer.attend(q, *kv, deep.heads))
-        return resize(o.transpose(1, 2).unflatten(2, (16, 16)), (16, 16))
-
-    def squeeze_late():
-        return head.squeeze1(torch.cat([c2, resize(c3, (64, 64)), resize(c4, (64, 64))], dim=1))
-
-    def squeeze_early():
-        y2, y3, y4 = (F.conv2d(c, weight) for c, weight in zip((c2, c3, c4), weights))
-        return y2 + resize(y3, (64, 64)) + resize(y4, (64, 64))
-
+    features = [map_of(96, 64), map_of(240, 32), map_of(384, 16)]
     return {
-        "pooling, stage 1": (lambda: [F.adaptive_avg_pool2d(x, cells) for cells in grids],
-                             lambda: lrformer.pool_all(x, grids)),
-        "pixels as queries, stage 4": (pooled, lambda: deep(small, last.convs)),
-        "residual in the kernel, stage 1": (lambda: hidden + ffn.conv(hidden),
-                                            lambda: lrformer.add_depthwise(hidden, ffn.conv)),
-        "feed-forward in strips, stage 1": (lambda: lrformer.feed_forward(x, ffn),
-                                            lambda: lrformer.feed_forward_in_strips(x, ffn)),
-        "squeeze before enlarging": (squeeze_late, squeeze_early),
+        "pooling, stage 1": (lambda: [lrformer.pool(x, cells) for cells in grids],
+                             lambda: fast.pool_all(x, grids)),
+        "attention, stage 4": (lambda: plain(small, last.convs), lambda: deep(small, last.convs)),
+        "feed-forward in strips, stage 1": (lambda: fast.all_rows(x, ffn),
+                                            lambda: fast.feed_forward(x, ffn)),
+        "squeeze before enlarging": (
+            lambda: lrformer.enlarge_and_squeeze(features, head.squeeze1),
+            lambda: fast.squeeze(features, head.squeeze1)),
     }
 
 
 def steps():
-    """Each short cut of model.py against the plain form that it replaces."""
+    """Each short cut of fast.py against the plain form that it replaces."""
     rows = []
     for name, (plain, short) in pairs(lrformer.build(150, "t").eval()).items():
         a, b = times({"plain": plain, "short": short}, rounds=9).values()

@@ -1,8 +1,11 @@
-"""LRFormer: loops == efficient form, the identities of the mechanism, exact sizes, the official network's outputs."""
+"""LRFormer: loops == efficient form, the identities of the mechanism, exact sizes, the official
+network's outputs."""
 
 import functools
 import itertools
+import math
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -10,14 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .. import model, naive, official
+from .. import fast, model, naive, official
 from .golden.seeded import load_case, seeded_image, seeded_state
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = [(5, 7), (1, 1), (3, 2), (9, 4), (1, 3), (4, 4), (2, 4), (8, 8)]
 RADIUS_WITHOUT_CONTEXT = 221
-SMALL = dict(embed_dims=(4, 4, 8, 8), depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 2), mlp_ratios=(2, 2, 1, 1),
-             pool_sizes=(4, 4, 4, 2), head_channels=8, head_pool_size=4, drop_path=0.0)
+SMALL = dict(
+    embed_dims=(4, 4, 8, 8),
+    depths=(1, 1, 2, 1),
+    num_heads=(1, 2, 2, 2),
+    mlp_ratios=(2, 2, 1, 1),
+    pool_sizes=(4, 4, 4, 2),
+    head_channels=8,
+    head_pool_size=4,
+    drop_path=0.0,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +41,8 @@ def float64():
 
 
 def randomise(module):
-    """Random weights and biases, so that no term can hide behind a zero or a one; BatchNorm statistics as well."""
+    """Random weights and biases, so that no term can hide behind a zero or a one; BatchNorm
+    statistics as well."""
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.7)
     for name, buffer in module.named_buffers():
@@ -43,6 +55,17 @@ def randomise(module):
 
 def attention(channels=4, heads=2, side=4):
     return randomise(model.Attention(channels, heads, side))
+
+
+def switch(module, fast):
+    """The same module on the whiteboard's path or, where `fast`, on that of fast.py."""
+    for part in module.modules():
+        if hasattr(part, "fast"):
+            part.fast = fast
+    return module
+
+
+both_forms = pytest.mark.parametrize("fast_form", [True, False], ids=["fast", "whiteboard"])
 
 
 def close(a, b, tolerance=1e-10):
@@ -59,30 +82,48 @@ def same_with_gradients(f, g, inputs, tolerance=1e-10):
         close(x, y, tolerance)
 
 
-# ------------------------------------------------------------------------------------ loops == efficient
+# ------------------------------------------------------------------------------------ loops ==
+# efficient
 
 
-@pytest.mark.parametrize("size,grids", [
-    ((128, 128), [(16, 16), (11, 11), (8, 8), (6, 6), (4, 4)]),
-    ((128, 176), [(16, 22), (11, 15), (8, 11), (6, 8), (4, 6)]),
-    ((256, 512), [(16, 32), (11, 22), (8, 16), (6, 12), (4, 8)]),
-    ((24, 16), [(24, 16), (17, 11), (12, 8), (9, 6), (6, 4)]),  # 16.5 goes up, where round() would go to the even 16
-])
+@pytest.mark.parametrize(
+    "size,grids",
+    [
+        ((128, 128), [(16, 16), (11, 11), (8, 8), (6, 6), (4, 4)]),
+        ((128, 176), [(16, 22), (11, 15), (8, 11), (6, 8), (4, 6)]),
+        ((256, 512), [(16, 32), (11, 22), (8, 16), (6, 12), (4, 8)]),
+        (
+            (24, 16),
+            [(24, 16), (17, 11), (12, 8), (9, 6), (6, 4)],
+        ),  # 16.5 goes up, where round() would go to the even 16
+    ],
+)
 def test_grid(size, grids):
     for form in (model, naive):
         assert [form.grid(size, side) for side in (16, 11, 8, 6, 4)] == grids
-        assert [form.grid(size[::-1], side) for side in (16, 11, 8, 6, 4)] == [(b, a) for a, b in grids]
+        assert [form.grid(size[::-1], side) for side in (16, 11, 8, 6, 4)] == [
+            (b, a) for a, b in grids
+        ]
 
 
 def test_grid_everywhere():
-    for height, width, side in itertools.product(range(1, 70, 3), range(1, 70, 2), (1, 2, 6, 11, 16, 32)):
+    for height, width, side in itertools.product(
+        range(1, 70, 3), range(1, 70, 2), (1, 2, 6, 11, 16, 32)
+    ):
         cells = model.grid((height, width), side)
         assert cells == naive.grid((height, width), side) and min(cells) == side
 
 
-@pytest.mark.parametrize("side,sides", [
-    (16, (11, 8, 6, 4)), (32, (22, 16, 12, 8)), (8, (6, 4, 3, 2)), (4, (3, 2, 2, 1)), (2, (1, 1, 1, 1)),
-])
+@pytest.mark.parametrize(
+    "side,sides",
+    [
+        (16, (11, 8, 6, 4)),
+        (32, (22, 16, 12, 8)),
+        (8, (6, 4, 3, 2)),
+        (4, (3, 2, 2, 1)),
+        (2, (1, 1, 1, 1)),
+    ],
+)
 def test_pyramid(side, sides):
     assert model.pyramid(side) == naive.pyramid(side) == sides == model.Attention(8, 1, side).sides
 
@@ -94,8 +135,13 @@ def test_pool(size):
         same_with_gradients(lambda: naive.pool(x, cells), lambda: model.pool(x, cells), [x])
         close(model.pool(x, cells), F.adaptive_avg_pool2d(x, cells))
     grids = [(3, 4), (1, 2), (6, 5)]
-    for together, cells in zip(model.pool_all(x, grids), grids):
-        close(together, F.adaptive_avg_pool2d(x, cells))
+    for number, cells in enumerate(grids):
+        same_with_gradients(
+            lambda: naive.pool(x, cells),
+            lambda: fast.pool_all(x, grids)[number],
+            [x],  # noqa: B023
+        )
+    assert fast.pool_all(x.float(), grids)[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -109,63 +155,90 @@ def test_enlarge(size):
 def test_queries_keys_values_attend():
     one = attention(6, 3)
     convs = [randomise(model.depthwise(6)) for _ in range(2)]
-    maps = [torch.randn(2, 6, 3, 2, requires_grad=True), torch.randn(2, 6, 1, 4, requires_grad=True)]
-    same_with_gradients(lambda: naive.queries(maps[0], one), lambda: model.queries(maps[0], one), [maps[0]])
+    maps = [
+        torch.randn(2, 6, 3, 2, requires_grad=True),
+        torch.randn(2, 6, 1, 4, requires_grad=True),
+    ]
+    same_with_gradients(
+        lambda: naive.queries(maps[0], one), lambda: one.query(model.as_tokens(maps[0])), [maps[0]]
+    )
+    close(model.as_map(model.as_tokens(maps[1]), (1, 4)), maps[1])
     for part, used in itertools.product((0, 1), (convs, ())):
         same_with_gradients(
-            lambda: naive.keys_values(maps, one, used)[part], lambda: model.keys_values(maps, one, used)[part], maps
+            lambda: naive.keys_values(maps, one, used)[part],  # noqa: B023
+            lambda: one.keys_values(maps, used)[part],  # noqa: B023
+            maps,
         )
     q, k, v = (torch.randn(2, n, 6, requires_grad=True) for n in (5, 7, 7))
     for heads in (1, 2, 3):
-        same_with_gradients(lambda: naive.attend(q, k, v, heads), lambda: model.attend(q, k, v, heads), [q, k, v])
+
+        def attend():
+            cut = (model.by_head(t, heads) for t in (q, k, v))  # noqa: B023
+            return F.scaled_dot_product_attention(*cut).transpose(1, 2).flatten(2)
+
+        same_with_gradients(lambda: naive.attend(q, k, v, heads), attend, [q, k, v])  # noqa: B023
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("in_encoder", [True, False])
-def test_lrsa(size, in_encoder):
-    """Maps smaller than the grid, portrait, odd, a single pixel, a whole multiple (the short cut), larger."""
-    one = attention(side=4 if min(size) > 1 and max(size) < 9 else 2)
+@both_forms
+def test_lrsa(size, in_encoder, fast_form):
+    """Maps smaller than the grid, portrait, odd, a single pixel, a whole multiple (the short cut),
+    larger."""
+    one = switch(attention(side=4 if min(size) > 1 and max(size) < 9 else 2), fast_form)
     x = torch.randn(2, 4, *size, requires_grad=True)
     convs = [randomise(model.depthwise(4)) for _ in range(4)] if in_encoder else []
-    scale = torch.randn(4, requires_grad=True) if in_encoder else None
     inputs = [x, *one.parameters(), *(p for conv in convs for p in conv.parameters())]
-    inputs += [scale] if in_encoder else []
-    same_with_gradients(lambda: naive.lrsa(x, one, convs, scale), lambda: model.lrsa(x, one, convs, scale), inputs)
+    same_with_gradients(lambda: naive.lrsa(x, one, convs), lambda: one(x, convs), inputs)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+@both_forms
+def test_heads(heads, fast_form):
+    one, x = switch(attention(4, heads), fast_form), torch.randn(1, 4, 6, 9)
+    close(naive.lrsa(x, one), one(x))
+
+
+def queries_asked(one):
+    """How many queries an attention asks for maps of several sizes around its grid of side 4."""
+    counts = []
+    hook = one.query.register_forward_hook(lambda *called: counts.append(called[2].shape[1]))
+    for size in ((2, 2), (4, 4), (2, 4), (1, 1), (3, 3), (8, 16), (16, 32)):
+        one(torch.randn(1, 4, *size))
+    hook.remove()
+    return counts
 
 
 def test_a_small_map_asks_no_more_queries_than_it_has_pixels():
-    one, counts = attention(side=4), []
-    one.query.register_forward_hook(lambda module, inputs, output: counts.append(output.shape[1]))
-    for size in ((2, 2), (4, 4), (2, 4), (1, 1), (3, 3), (8, 16), (16, 32)):
-        one(torch.randn(1, 4, *size))
-    assert counts == [4, 16, 8, 1, 16, 32, 32]
+    one = attention(side=4)
+    assert queries_asked(one) == [4, 16, 8, 1, 16, 32, 32]
+    assert queries_asked(switch(one, False)) == [16, 16, 32, 16, 16, 32, 32]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (6, 2)])
-def test_feed_forward(size):
-    ffn, x = randomise(model.FeedForward(3, 2)), torch.randn(2, 3, *size, requires_grad=True)
-    for scale in (None, torch.randn(3)):
-        same_with_gradients(
-            lambda: naive.feed_forward(x, ffn, scale), lambda: model.feed_forward(x, ffn, scale),
-            [x, *ffn.parameters()],
-        )
+@both_forms
+def test_feed_forward(size, fast_form):
+    ffn = switch(randomise(model.FeedForward(3, 2)), fast_form)
+    x = torch.randn(2, 3, *size, requires_grad=True)
+    inputs = [x, *ffn.parameters()]
+    same_with_gradients(lambda: naive.feed_forward(x, ffn), lambda: ffn(x), inputs)
 
 
 @pytest.mark.parametrize("height", [1, 8, 9, 16, 17, 23])
-def test_feed_forward_in_strips(height):
-    ffn, x, scale = randomise(model.FeedForward(3, 2)), torch.randn(2, 3, height, 5), torch.randn(3)
-    close(model.feed_forward_in_strips(x, ffn, scale, numbers=1), model.feed_forward(x, ffn, scale))
-    rows = []
-    ffn.conv.register_forward_hook(lambda *_: None)
-    ffn.widen.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[1]))
-    model.feed_forward_in_strips(x, ffn, scale, numbers=1)
-    assert max(rows) <= 10 and len(rows) == -(-height // 8)  # eight rows and one on either side
+@torch.no_grad()
+def test_feed_forward_in_strips(height, monkeypatch):
+    ffn, x = randomise(model.FeedForward(3, 2)), torch.randn(2, 3, height, 5)
+    wanted, rows = switch(ffn, False)(x), []
+    ffn.widen.register_forward_hook(lambda *called: rows.append(called[2].shape[1]))
+    monkeypatch.setattr(fast, "STRIP", 1)
+    close(switch(ffn, True)(x), wanted)
+    assert max(rows) <= 10 and len(rows) == math.ceil(height / 8)  # eight and one on either side
 
 
 def test_the_module_picks_strips_only_without_gradients():
     ffn, x = randomise(model.FeedForward(8, 8)), torch.randn(1, 8, 200, 200)
     calls = []
-    ffn.widen.register_forward_hook(lambda module, inputs, output: calls.append(output.shape[1]))
+    ffn.widen.register_forward_hook(lambda *called: calls.append(called[2].shape[1]))
     with torch.no_grad():
         first = ffn(x)
     assert len(calls) > 1 and max(calls) < 200
@@ -173,36 +246,134 @@ def test_the_module_picks_strips_only_without_gradients():
     assert calls[-1] == 200
 
 
-def test_depthwise_with_residual():
-    conv, u = randomise(model.depthwise(4)), torch.randn(2, 4, 5, 6)
-    close(model.add_depthwise(u, conv), u + conv(u))
-    half = conv.float()
-    nn.init.constant_(half.weight, 1e-3)  # beside 1 in bfloat16 that is nothing
+@both_forms
+def test_residual_in_mixed_precision(fast_form):
+    """The sum around the depth-wise convolution keeps what small weights add: beside a 1 in the
+    kernel they would be nothing in bfloat16."""
+    ffn, x = switch(model.FeedForward(4, 2), fast_form), torch.randn(2, 4, 5, 6)
+    nn.init.constant_(ffn.conv.weight, 1e-3)
+    wanted = naive.feed_forward(x, ffn)
     with torch.autocast("cpu", torch.bfloat16):
-        got = model.add_depthwise(u.bfloat16(), half)
-    assert (got.double() - (u + conv.double()(u))).abs().max() < 0.03
+        got = ffn.float()(x.float()).double()
+    assert (got - wanted).abs().max() < 0.03
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 3)])
-@pytest.mark.parametrize("norm,pre_norm", [
-    (model.ChannelNorm, False), (model.ChannelNorm, True), (nn.BatchNorm2d, False),
-])
+@pytest.mark.parametrize(
+    "norm,pre_norm",
+    [(model.ChannelNorm, False), (model.ChannelNorm, True), (nn.BatchNorm2d, False)],
+)
 @pytest.mark.parametrize("context", [True, False])
-def test_block(size, norm, pre_norm, context):
-    one = randomise(model.Block(4, 2, 2, 2, norm, 0.3, 0.5, pre_norm, context))
+@pytest.mark.parametrize("layer_scale", [0.3, None])
+@both_forms
+def test_block(size, norm, pre_norm, context, layer_scale, fast_form):
+    one = randomise(
+        model.Block(4, 2, 2, 2, norm, layer_scale, 0.5, pre_norm, context, fast=fast_form)
+    )
     convs = [randomise(model.depthwise(4)) for _ in range(4)] if norm is model.ChannelNorm else []
     x = torch.randn(2, 4, *size, requires_grad=True)
-    same_with_gradients(lambda: naive.block(x, one, convs), lambda: one(x, convs), [x, *one.parameters()])
+    same_with_gradients(
+        lambda: naive.block(x, one, convs), lambda: one(x, convs), [x, *one.parameters()]
+    )
 
 
 @pytest.mark.parametrize("context", [True, False])
-def test_decode(context):
+@both_forms
+def test_decode(context, fast_form):
     """Squeezing before enlarging is squeezing after it."""
-    decoder = randomise(model.Decoder((3, 4, 5), 2, 8, 2, 0.5, context))
-    features = [torch.randn(1, c, *size, requires_grad=True) for c, size in ((3, (3, 4)), (4, (2, 2)), (5, (1, 1)))]
+    decoder = randomise(model.Decoder((3, 4, 5), 2, 8, 2, 0.5, context, fast_form))
+    features = [
+        torch.randn(1, c, *size, requires_grad=True)
+        for c, size in ((3, (3, 4)), (4, (2, 2)), (5, (1, 1)))
+    ]
     same_with_gradients(
-        lambda: naive.decode(features, decoder), lambda: decoder(features), [*features, *decoder.parameters()]
+        lambda: naive.decode(features, decoder),
+        lambda: decoder(features),
+        [*features, *decoder.parameters()],
     )
+
+
+OPTIONS = [
+    {},
+    {"context": False},
+    {"layer_scale": 0.5, "init_std": 0.5},
+    {"pool_sizes": (16, 6, 8, 2), "head_pool_size": 5, "num_heads": (4, 1, 4, 8)},
+    {"depths": (2, 1, 22, 1)},
+    {"mlp_ratios": (4, 1, 2, 3), "head_channels": 16, "drop_path": 0.3},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("size", [(32, 32), (41, 70)])
+@pytest.mark.parametrize("training", [False, True])
+def test_both_forms_of_the_network(options, size, training):
+    """Same scores, same gradients, whatever the options; same random numbers for both."""
+    network = randomise(model.build(3, **{**SMALL, **options})).train(training)
+    images, results = torch.randn(2, 3, *size, requires_grad=True), []
+    for form in (True, False):
+        torch.manual_seed(1)  # of dropout and drop path
+        out = switch(network, form)(images)["out"]
+        inputs = [images, *network.parameters()]
+        results.append([out, *torch.autograd.grad(out.square().mean(), inputs)])
+    largest = max(gradient.abs().max() for gradient in results[0][1:])
+    for a, b in zip(*results, strict=True):
+        # A bias in front of BatchNorm has no gradient but rounding, of the size of the others'.
+        assert (a - b).abs().max() <= 1e-10 * max(largest, b.abs().max())
+    with torch.no_grad():  # strips in the feed-forward part
+        torch.manual_seed(1)
+        close(switch(network.eval(), True)(images)["out"], switch(network, False)(images)["out"])
+
+
+SPLIT = {"head.squeeze1", "head.squeeze2"}  # listed in the docstring of fast.py
+
+
+@pytest.mark.parametrize("preset", list(model.PRESETS))
+@pytest.mark.parametrize("training", [False, True])
+def test_every_layer_is_called(preset, training):
+    """So that hooks, summaries, pruning and quantisation see all of them."""
+    for options in ({}, {"context": False}, {"layer_scale": 1.0}):
+        with torch.device("meta"):
+            network = model.build(3, preset, **options).train(training)
+        assert not missed(switch(network, False))
+        assert missed(switch(network, True)) == SPLIT
+    for options in OPTIONS:
+        network = model.build(3, **{**SMALL, **options}).to("meta").train(training)
+        assert not missed(switch(network, False)) and missed(switch(network, True)) == SPLIT
+
+
+def missed(network):
+    """The names of the modules with parameters of their own that a forward pass does not call."""
+    owners = {n for n, part in network.named_modules() if list(part.parameters(recurse=False))}
+    called, hooks = set(), []
+    for name, part in network.named_modules():
+        hooks.append(part.register_forward_hook(lambda *_, name=name: called.add(name)))
+    network(torch.empty(2, 3, 64, 96, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    return owners - called
+
+
+@both_forms
+def test_linear_layers_can_be_replaced(fast_form):
+    """Tools swap layers for their own, which have no weight to be read: quantised ones,
+    adapters."""
+
+    class Wrapped(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return self.layer(x)
+
+    network = switch(randomise(model.build(3, **SMALL)), fast_form)
+    images = torch.randn(1, 3, 40, 56)
+    wanted = network(images)["out"]
+    for part in list(network.modules()):
+        for name, child in list(part.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(part, name, Wrapped(child))
+    close(network(images)["out"], wanted)
 
 
 def test_gradcheck():
@@ -214,9 +385,11 @@ def test_gradcheck():
 # ------------------------------------------------------------------------------------ identities
 
 
-def test_without_pooling_it_is_ordinary_self_attention():
-    """A grid as large as the map and one key level of that size: PyTorch's own multi-head attention, exactly."""
-    one, x = attention(8, 4, 5), torch.randn(2, 8, 5, 5)
+@both_forms
+def test_without_pooling_it_is_ordinary_self_attention(fast_form):
+    """A grid as large as the map and one key level of that size: PyTorch's own multi-head
+    attention, exactly."""
+    one, x = switch(attention(8, 4, 5), fast_form), torch.randn(2, 8, 5, 5)
     one.sides = (5,)
     ordinary = nn.MultiheadAttention(8, 4, batch_first=True)
     with torch.no_grad():
@@ -229,29 +402,31 @@ def test_without_pooling_it_is_ordinary_self_attention():
     close(one(x), wanted.transpose(1, 2).unflatten(2, (5, 5)))
 
 
-def test_whole_multiples_of_the_map_take_the_general_path_to_the_same_place():
+@pytest.mark.parametrize("size", [(4, 8), (1, 1), (1, 2), (2, 2), (8, 8), (8, 4)])
+def test_whole_multiples_of_the_map_take_the_general_path_to_the_same_place(size):
     """The short cut for small maps against pooling to the grid and enlarging back."""
-    one, x = attention(side=8), torch.randn(1, 4, 4, 8)
-    general = model.attend(
-        model.queries(model.pool(x, (8, 16)), one),
-        *model.keys_values([model.pool(x, model.grid((4, 8), side)) for side in one.sides], one), one.heads,
-    )
-    general = one.output(general).transpose(1, 2).unflatten(2, (8, 16))
-    close(one(x), F.interpolate(general, (4, 8), mode="bilinear", align_corners=False))
+    one, x = attention(side=8), torch.randn(1, 4, *size, requires_grad=True)
+    asked = []
+    one.query.register_forward_hook(lambda *called: asked.append(called[2].shape[1]))
+    inputs = [x, *one.parameters()]
+    same_with_gradients(lambda: switch(one, True)(x), lambda: switch(one, False)(x), inputs)
+    assert asked == [size[0] * size[1], 64 * max(size) // min(size)]
 
 
-def test_the_number_of_cells_does_not_depend_on_the_resolution():
-    one, shapes = attention(side=8), []
-    one.query.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[1]))
-    one.key_value.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[1]))
+@both_forms
+def test_the_number_of_cells_does_not_depend_on_the_resolution(fast_form):
+    one, shapes = switch(attention(side=8), fast_form), []
+    for layer in (one.query, one.key_value):
+        layer.register_forward_hook(lambda *called: shapes.append(called[2].shape[1]))
     for factor in (1, 2, 4):
         one(torch.randn(1, 4, 12 * factor, 16 * factor))
     assert shapes == [8 * 11, 6 * 8 + 4 * 5 + 3 * 4 + 2 * 3] * 3
 
 
-def test_tokens_are_a_set():
+@both_forms
+def test_tokens_are_a_set(fast_form):
     """The order of the pyramid matters only for which convolution a level gets."""
-    one, x = attention(side=16), torch.randn(1, 4, 20, 20)
+    one, x = switch(attention(side=16), fast_form), torch.randn(1, 4, 20, 20)
     convs = [randomise(model.depthwise(4)) for _ in range(4)]
     y = one(x, convs)
     one.sides = one.sides[::-1]
@@ -259,39 +434,47 @@ def test_tokens_are_a_set():
     assert (one(x, convs) - y).abs().max() > 1e-3
 
 
-def test_constant_map_gives_a_constant_map():
+@both_forms
+def test_constant_map_gives_a_constant_map(fast_form):
     x = torch.randn(1, 4, 1, 1)
-    one = attention(side=8)
+    one = switch(attention(side=8), fast_form)
     close(one(x.expand(1, 4, 9, 13)), one(x).expand(1, 4, 9, 13))
 
 
-def test_flips_and_transposition_commute():
-    one, x = attention(side=4), torch.randn(1, 4, 12, 20)
+@both_forms
+def test_flips_and_transposition_commute(fast_form):
+    one, x = switch(attention(side=4), fast_form), torch.randn(1, 4, 12, 20)
     close(one(x.flip(-1)), one(x).flip(-1))
     close(one(x.transpose(2, 3)), one(x).transpose(2, 3))
 
 
-def test_images_of_a_batch_do_not_influence_each_other():
-    one, x = attention(), torch.randn(3, 4, 9, 14)
+@both_forms
+def test_images_of_a_batch_do_not_influence_each_other(fast_form):
+    one, x = switch(attention(), fast_form), torch.randn(3, 4, 9, 14)
     close(one(x), torch.cat([one(image[None]) for image in x]))
 
 
 def test_norms_have_their_own_eps():
     assert model.Attention(4, 1, 4).norm.eps == 1e-5 and model.ChannelNorm(4).eps == 1e-6
     tokens = 1e-3 * torch.randn(1, 4, 3, 3)  # variance about eps: the choice shows
-    close(model.ChannelNorm(4)(tokens), F.layer_norm(tokens.movedim(1, 3), (4,), eps=1e-6).movedim(3, 1))
+    close(
+        model.ChannelNorm(4)(tokens),
+        F.layer_norm(tokens.movedim(1, 3), (4,), eps=1e-6).movedim(3, 1),
+    )
 
 
 def test_drop_path():
     one = randomise(model.Block(4, 2, 2, 2, model.ChannelNorm, None, 0.75))
     y = torch.ones(4000, 1, 1, 1)
-    close(model.drop_path(y, one), y)
-    dropped = model.drop_path(y, one.train())
+    close(one.drop(y), y)
+    dropped = one.train().drop(y)
     assert set(dropped.flatten().tolist()) == {0.0, 4.0} and abs(dropped.mean() - 1) < 0.2
+    one.drop.rate, x = 1 - 1e-12, torch.randn(2, 4, 3, 5)  # both branches left out
+    close(one(x), x + one.position(x))
     network = model.build(3, **{**SMALL, "drop_path": 0.4})
-    rates = [block.drop_path for stage in network.backbone.stages for block in stage.blocks]
+    rates = [block.drop.rate for stage in network.backbone.stages for block in stage.blocks]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
-    assert network.head.fuse1.drop_path == network.head.fuse2.drop_path == 0
+    assert network.head.fuse1.drop.rate == network.head.fuse2.drop.rate == 0
 
 
 # ------------------------------------------------------------------------------------ the network
@@ -301,10 +484,16 @@ def count(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("preset,encoder,decoder", [
-    ("t", 11_269_992, 1_994_902), ("s", 27_861_280, 4_362_390), ("b", 59_993_192, 7_512_214),
-    ("l", 99_306_000, 11_673_750), ("xl", 184_721_344, None),
-])
+@pytest.mark.parametrize(
+    "preset,encoder,decoder",
+    [
+        ("t", 11_269_992, 1_994_902),
+        ("s", 27_861_280, 4_362_390),
+        ("b", 59_993_192, 7_512_214),
+        ("l", 99_306_000, 11_673_750),
+        ("xl", 184_721_344, None),
+    ],
+)
 def test_parameter_counts(preset, encoder, decoder):
     with torch.device("meta"):
         network = model.build(150, preset)
@@ -318,14 +507,19 @@ def test_presets_are_the_published_ones():
     for preset, network in networks.items():
         stages = network.backbone.stages
         assert [stage.blocks[0].attention.heads for stage in stages] == [2, 4, 10, 16]
-        assert [stage.blocks[0].feed_forward.conv.in_channels // stage.blocks[0].position.in_channels
-                for stage in stages] == [8, 8, 4, 4]
+        assert [
+            stage.blocks[0].feed_forward.conv.in_channels // stage.blocks[0].position.in_channels
+            for stage in stages
+        ] == [8, 8, 4, 4]
         assert {block.attention.side for stage in stages for block in stage.blocks} == {16}
         assert [stage.blocks[0].scale1 is None for stage in stages] == [True, True, False, False]
         normed = [j for j, block in enumerate(stages[2].blocks) if block.pre_norm is not None]
         assert normed == ([7, 15] if preset == "xl" else [])
         assert network.head.fuse1.attention.heads == 8 and network.head.fuse1.attention.side == 32
-    last = {preset: network.backbone.stages[3].blocks[-1].drop_path for preset, network in networks.items()}
+    last = {
+        preset: network.backbone.stages[3].blocks[-1].drop_path
+        for preset, network in networks.items()
+    }
     assert last == pytest.approx({"t": 0.1, "s": 0.2, "b": 0.4, "l": 0.6, "xl": 0.4})
 
 
@@ -341,8 +535,14 @@ def test_every_size_runs_and_every_parameter_learns(size, context):
     (outputs["out"] * torch.randn_like(outputs["out"])).sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
-        # BatchNorm takes a bias before it away again, and the keys of one token or a key's bias move no weight.
-        if "embed" not in name and "norm.bias" not in name and "query" not in name and "key_value" not in name:
+        # BatchNorm takes a bias before it away again, and the keys of one token or a key's bias
+        # move no weight.
+        if (
+            "embed" not in name
+            and "norm.bias" not in name
+            and "query" not in name
+            and "key_value" not in name
+        ):
             assert parameter.grad.abs().max() > 0, name
 
 
@@ -351,19 +551,29 @@ def test_network_is_its_parts():
     c1, c2, c3, c4 = network.backbone(images)
     x = images
     for stage, wanted in zip(network.backbone.stages, (c1, c2, c3, c4)):
-        x = F.layer_norm(stage.embed(x).movedim(1, 3), stage.norm.normalized_shape, stage.norm.weight,
-                         stage.norm.bias, 1e-6).movedim(3, 1)
+        x = F.layer_norm(
+            stage.embed(x).movedim(1, 3),
+            stage.norm.normalized_shape,
+            stage.norm.weight,
+            stage.norm.bias,
+            1e-6,
+        ).movedim(3, 1)
         for block in stage.blocks:
             x = block(x, stage.convs)
         close(x, wanted)
     scores = network.head((c2, c3, c4))
     close(network.scores(images), scores)
-    close(network(images)["out"], F.interpolate(scores, (40, 56), mode="bilinear", align_corners=False))
+    close(
+        network(images)["out"],
+        F.interpolate(scores, (40, 56), mode="bilinear", align_corners=False),
+    )
 
 
 def test_memory_layout_does_not_matter():
     network, images = randomise(model.build(3, **SMALL)), torch.randn(2, 3, 40, 56)
-    close(network(images)["out"], network(images.contiguous(memory_format=torch.channels_last))["out"])
+    close(
+        network(images)["out"], network(images.contiguous(memory_format=torch.channels_last))["out"]
+    )
     with torch.no_grad():  # strips in the feed-forward part
         close(network(images)["out"], network(images.clone().requires_grad_())["out"])
     assert network.backbone(images)[0].is_contiguous(memory_format=torch.channels_last)
@@ -381,16 +591,23 @@ def test_no_context_leaves_out_the_attention_and_nothing_else():
     network, plain = model.build(3, **SMALL), model.build(3, **SMALL, context=False)
     gone = set(network.state_dict()) - set(plain.state_dict())
     assert set(plain.state_dict()) < set(network.state_dict())
-    assert {next(p for p in ("attention", "norm1", "scale1", "convs") if p in name.split(".")) for name in gone} == {
-        "attention", "norm1", "scale1", "convs"}
+    assert {
+        next(p for p in ("attention", "norm1", "scale1", "convs") if p in name.split("."))
+        for name in gone
+    } == {"attention", "norm1", "scale1", "convs"}
 
 
 def test_what_the_convolutions_see_without_attention():
-    """Not local: four stages down, a 3x3 kernel spans 96 pixels. With attention every pixel sees every other."""
-    narrow = dict(embed_dims=(4, 4, 4, 4), num_heads=(1, 1, 1, 1), mlp_ratios=(1, 1, 1, 1), head_channels=8)
+    """Not local: four stages down, a 3x3 kernel spans 96 pixels. With attention every pixel sees
+    every other."""
+    narrow = dict(
+        embed_dims=(4, 4, 4, 4), num_heads=(1, 1, 1, 1), mlp_ratios=(1, 1, 1, 1), head_channels=8
+    )
     seen = {}
     for context in (True, False):
-        network = model.build(12, **narrow, context=context).eval()  # how far `tiny` sees is not a matter of its widths
+        network = model.build(
+            12, **narrow, context=context
+        ).eval()  # how far `tiny` sees is not a matter of its widths
         images = torch.randn(1, 3, 512, 512, requires_grad=True)
         network.scores(images)[0, :, 32, 32].sum().backward()
         rows, columns = images.grad.abs().amax((0, 1)).nonzero().T
@@ -408,13 +625,23 @@ def test_initialisation():
 
     assert std(block.attention.query.weight) == pytest.approx(0.02, rel=0.05)
     assert std(head.fuse1.attention.key_value.weight) == pytest.approx(0.02, rel=0.05)
-    assert std(head.fuse1.attention.query.weight) == pytest.approx((1 / 3 / 256) ** 0.5, rel=0.05)  # a convolution's
-    assert std(head.classifier.weight) == pytest.approx(0.01, rel=0.05) and head.classifier.bias.abs().max() == 0
+    assert std(head.fuse1.attention.query.weight) == pytest.approx(
+        (1 / 3 / 256) ** 0.5, rel=0.05
+    )  # a convolution's
+    assert (
+        std(head.classifier.weight) == pytest.approx(0.01, rel=0.05)
+        and head.classifier.bias.abs().max() == 0
+    )
     assert std(head.squeeze1.weight) == pytest.approx((2 / 256) ** 0.5, rel=0.05)
     assert block.attention.output.bias.abs().max() == 0
     for factor in (block.scale1, block.scale2, head.fuse2.scale1, head.fuse1.scale2):
         assert factor.unique().tolist() == pytest.approx([1e-6])
-    wider = model.build(3, **SMALL, init_std=1.0).backbone.stages[3].blocks[0].attention.key_value.weight
+    wider = (
+        model.build(3, **SMALL, init_std=1.0)
+        .backbone.stages[3]
+        .blocks[0]
+        .attention.key_value.weight
+    )
     assert std(wider) == pytest.approx(1.0, rel=0.3)
 
 
@@ -434,18 +661,10 @@ def test_loss():
     close(theirs.double(), ours * (label != 255).double().mean(), 1e-6)
 
 
-def test_classifier():
-    network = model.Classifier(7, "tiny").eval()
-    images = torch.randn(2, 3, 64, 96)
-    pooled = network.backbone(images)[3].mean((2, 3))
-    close(network(images), F.linear(pooled, network.head.weight, network.head.bias))
-    with torch.device("meta"):
-        assert count(model.Classifier()) == 11_269_992 + 1000 * 385
-
-
 def test_recipe_decays_what_the_release_decays():
     from common.recipe import make_optimizer
     from ..recipe import RECIPES
+
     with torch.device("meta"):
         network = model.build(150, "xl")
         groups = make_optimizer(network, RECIPES["ade20k"]).param_groups
@@ -472,33 +691,39 @@ def test_mistakes_are_named():
         model.build(3, head_pool_size=1)
 
 
-# ------------------------------------------------------------------------------------ the official network
+# ------------------------------------------------------------------------------------ the official
+# network
 
 
 @functools.cache
 def golden(name):
-    """(case, official weights, input) of a stored case, in double precision. Kept: it takes a second to draw them."""
+    """(case, official weights, input) of a stored case, in double precision. Kept: it takes a
+    second to draw them."""
     case = load_case(GOLDEN / f"{name}.npz")
     weights = {key: torch.from_numpy(value) for key, value in seeded_state(case["shapes"]).items()}
-    weights = {key: value.double() if value.is_floating_point() else value for key, value in weights.items()}
-    images = torch.from_numpy(seeded_image(case["meta"]["input_shape"], case["meta"]["input_seed"])).double()
+    weights = {
+        key: value.double() if value.is_floating_point() else value
+        for key, value in weights.items()
+    }
+    images = torch.from_numpy(
+        seeded_image(case["meta"]["input_shape"], case["meta"]["input_seed"])
+    ).double()
     return case, weights, images
 
 
 def run(network, images):
-    """Outputs under the names of the stored cases; of an attention: behind Eq. (7), before its scale."""
+    """Outputs under the names of the stored cases; of an attention: behind Eq. (7), before its
+    scale."""
     found = {}
 
     def keep(name):
-        def hook(module, inputs):
-            found[name] = model.lrsa(inputs[0], module, inputs[1])
-        return hook
+        return lambda module, inputs, output: found.update({name: output})
 
     stages = network.backbone.stages
     hooks = [
-        stages[0].blocks[0].attention.register_forward_pre_hook(keep("attn.block1.0")),
-        stages[2].blocks[0].attention.register_forward_pre_hook(keep("attn.block3.0")),
-        network.head.fuse1.attention.register_forward_pre_hook(keep("attn.head1")),
+        stages[0].blocks[0].attention.register_forward_hook(keep("attn.block1.0")),
+        stages[2].blocks[0].attention.register_forward_hook(keep("attn.block3.0")),
+        network.head.fuse1.attention.register_forward_hook(keep("attn.head1")),
         network.backbone.register_forward_hook(lambda m, i, o: found.update(c1=o[0], c4=o[3])),
     ]
     with torch.no_grad():
@@ -508,9 +733,13 @@ def run(network, images):
     return found
 
 
-@pytest.mark.parametrize("name,dtype,tolerance", [
-    ("lrformer_t_256x320", torch.float32, 1e-4), ("lrformer_t_batch2_96x64_grad", torch.float64, 1e-6),
-])
+@pytest.mark.parametrize(
+    "name,dtype,tolerance",
+    [
+        ("lrformer_t_256x320", torch.float32, 1e-4),
+        ("lrformer_t_batch2_96x64_grad", torch.float64, 1e-6),
+    ],
+)
 def test_outputs_of_the_official_network(name, dtype, tolerance):
     """Relative to the standard deviation of each output."""
     case, weights, images = golden(name)
@@ -528,13 +757,20 @@ def test_gradients_of_the_official_network():
     case, weights, images = golden("lrformer_t_batch2_96x64_grad")
     with torch.device("meta"):
         network = model.build(**official.build_arguments(weights), drop_path=0.0).train()
-    network.load_state_dict({name: value.clone() for name, value in official.convert(weights).items()}, assign=True)
+    network.load_state_dict(
+        {name: value.clone() for name, value in official.convert(weights).items()}, assign=True
+    )
     network.head.dropout.p = 0
     loss = network.scores(images).square().mean()
     assert loss.item() == pytest.approx(case["meta"]["grad_loss"], rel=1e-10)
     loss.backward()
-    groups = {f"backbone.patch_embed{i + 1}": [f"backbone.stages.{i}.embed.", f"backbone.stages.{i}.norm."]
-              for i in range(4)}
+    groups = {
+        f"backbone.patch_embed{i + 1}": [
+            f"backbone.stages.{i}.embed.",
+            f"backbone.stages.{i}.norm.",
+        ]
+        for i in range(4)
+    }
     groups |= {f"backbone.d_convs{i + 1}": [f"backbone.stages.{i}.convs."] for i in range(4)}
     groups |= {f"backbone.block{i + 1}": [f"backbone.stages.{i}.blocks."] for i in range(4)}
     groups |= {f"decode_head.squeeze{i}": [f"head.squeeze{i}.", f"head.bn{i}."] for i in (1, 2)}
@@ -542,12 +778,19 @@ def test_gradients_of_the_official_network():
     groups["decode_head.conv_seg"] = ["head.classifier."]
     assert set(groups) == set(case["meta"]["grad_norm"])
     for group, prefixes in groups.items():
-        squares = [p.grad.square().sum() for n, p in network.named_parameters() if n.startswith(tuple(prefixes))]
-        assert sum(squares).sqrt().item() == pytest.approx(case["meta"]["grad_norm"][group], rel=1e-8), group
+        squares = [
+            p.grad.square().sum()
+            for n, p in network.named_parameters()
+            if n.startswith(tuple(prefixes))
+        ]
+        assert sum(squares).sqrt().item() == pytest.approx(
+            case["meta"]["grad_norm"][group], rel=1e-8
+        ), group
 
 
 def official_shapes(dims, depths, ratios=(8, 8, 4, 4), classes=150, channels=None):
-    """Names and shapes of an official segmentor (channels=None: of an encoder), written down from its layer list."""
+    """Names and shapes of an official segmentor (channels=None: of an encoder), written down from
+    its layer list."""
     shapes = {}
 
     def norm(name, width, batch=False):
@@ -567,7 +810,12 @@ def official_shapes(dims, depths, ratios=(8, 8, 4, 4), classes=150, channels=Non
         norm(f"{name}.norm1", width, in_decoder)
         norm(f"{name}.norm2", width, in_decoder)
         norm(f"{name}.attn.norm", width)
-        conv(f"{name}.attn.q" if in_decoder else f"{name}.attn.q.0", width, width, *([1, 1] if in_decoder else []))
+        conv(
+            f"{name}.attn.q" if in_decoder else f"{name}.attn.q.0",
+            width,
+            width,
+            *([1, 1] if in_decoder else []),
+        )
         conv(f"{name}.attn.kv" if in_decoder else f"{name}.attn.kv.0", 2 * width, width)
         conv(f"{name}.attn.proj", width, width)
         conv(f"{name}.mlp.fc1", ratio * width, width, 1, 1)
@@ -576,7 +824,9 @@ def official_shapes(dims, depths, ratios=(8, 8, 4, 4), classes=150, channels=Non
         conv(f"{name}.cpe", width, 1, 3, 3)
 
     half = dims[0] // 2
-    for number, (outputs, inputs) in zip((0, 3, 6, 9), ((half, 3), (half, half), (dims[0], half), (dims[0], dims[0]))):
+    for number, (outputs, inputs) in zip(
+        (0, 3, 6, 9), ((half, 3), (half, half), (dims[0], half), (dims[0], dims[0]))
+    ):
         conv(f"backbone.patch_embed1.conv1.{number}", outputs, inputs, 3, 3)
         if number < 9:
             norm(f"backbone.patch_embed1.conv1.{number + 1}", outputs, batch=True)
@@ -587,7 +837,14 @@ def official_shapes(dims, depths, ratios=(8, 8, 4, 4), classes=150, channels=Non
         for level in range(4):
             conv(f"backbone.d_convs{i + 1}.{level}", width, 1, 3, 3)
         for j in range(depth):
-            block(f"backbone.block{i + 1}.{j}", width, ratios[i], i > 1, False, i == 2 and depth > 20 and j in (7, 15))
+            block(
+                f"backbone.block{i + 1}.{j}",
+                width,
+                ratios[i],
+                i > 1,
+                False,
+                i == 2 and depth > 20 and j in (7, 15),
+            )
     if channels:
         for number, inputs in ((1, sum(dims[1:])), (2, channels + dims[3])):
             shapes[f"decode_head.squeeze{number}.conv.weight"] = (channels, inputs, 1, 1)
@@ -601,54 +858,139 @@ def weights_like(shapes):
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
-@pytest.mark.parametrize("preset,prefix", [("t", ""), ("s", "module."), ("b", ""), ("l", ""), ("xl", "module.")])
+@pytest.mark.parametrize(
+    "preset,prefix", [("t", ""), ("s", "module."), ("b", ""), ("l", ""), ("xl", "module.")]
+)
 def test_official_names(preset, prefix):
     options = model.PRESETS[preset]
-    shapes = official_shapes(options["embed_dims"], options["depths"], classes=21, channels=options["head_channels"])
+    shapes = official_shapes(
+        options["embed_dims"], options["depths"], classes=21, channels=options["head_channels"]
+    )
     if preset == "t":
         stored = official_shapes(options["embed_dims"], options["depths"], classes=19, channels=256)
         assert stored == load_case(GOLDEN / "lrformer_t_256x320.npz")["shapes"]
     weights = {prefix + name: value for name, value in weights_like(shapes).items()}
-    assert official.build_arguments({"state_dict": weights}) == {"num_classes": 21, "preset": preset}
+    assert official.build_arguments({"state_dict": weights}) == {
+        "num_classes": 21,
+        "preset": preset,
+    }
     with torch.device("meta"):
         wanted = {name: value.shape for name, value in model.build(21, preset).state_dict().items()}
-    for wrapped in (weights, {"state_dict": weights}, {"model": weights, "epoch": 3})[: 3 if preset == "t" else 1]:
+    for wrapped in (weights, {"state_dict": weights}, {"model": weights, "epoch": 3})[
+        : 3 if preset == "t" else 1
+    ]:
         assert {name: value.shape for name, value in official.convert(wrapped).items()} == wanted
 
 
 def test_options_of_an_official_file():
     shapes = official_shapes((16, 16, 40, 64), (1, 2, 1, 3), (2, 4, 4, 4), 3, 24)
     arguments = official.build_arguments(weights_like(shapes))
-    assert arguments == dict(num_classes=3, preset="t", embed_dims=(16, 16, 40, 64), depths=(1, 2, 1, 3),
-                             mlp_ratios=(2, 4, 4, 4), head_channels=24)
+    assert arguments == dict(
+        num_classes=3,
+        preset="t",
+        embed_dims=(16, 16, 40, 64),
+        depths=(1, 2, 1, 3),
+        mlp_ratios=(2, 4, 4, 4),
+        head_channels=24,
+    )
     network = model.build(**arguments)
     source = {name: torch.randn(shape) for name, shape in shapes.items()}
     network.load_state_dict(official.convert(source))
-    close(network.backbone.stages[1].blocks[1].attention.query.weight, source["backbone.block2.1.attn.q.0.weight"])
-    close(network.head.fuse2.attention.query.weight, source["decode_head.fuse_block2.attn.q.weight"][:, :, 0, 0])
+    close(
+        network.backbone.stages[1].blocks[1].attention.query.weight,
+        source["backbone.block2.1.attn.q.0.weight"],
+    )
+    close(
+        network.head.fuse2.attention.query.weight,
+        source["decode_head.fuse_block2.attn.q.weight"][:, :, 0, 0],
+    )
     with_other_head = official_shapes((48, 96, 240, 384), (2, 2, 6, 3), channels=64)
     assert official.build_arguments(weights_like(with_other_head)) == {
-        "num_classes": 150, "preset": "t", "head_channels": 64}
+        "num_classes": 150,
+        "preset": "t",
+        "head_channels": 64,
+    }
 
 
 def test_wrong_official_files():
     weights = weights_like(official_shapes((48, 96, 240, 384), (2, 2, 6, 3), channels=256))
     del weights["backbone.block1.0.cpe.bias"]
     weights["backbone.block1.0.q_conv.weight"] = torch.zeros(1)
-    with pytest.raises(ValueError, match=r"1 missing \(backbone.stages.0.blocks.0.position.bias\); 1 unexpected "
-                                         r"\(backbone.stages.0.blocks.0.q_conv.weight\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"1 missing \(backbone.stages.0.blocks.0.position.bias\); 1 unexpected "
+        r"\(backbone.stages.0.blocks.0.q_conv.weight\)",
+    ):
         official.convert(weights)
     with pytest.raises(ValueError, match="no LRFormer in this file"):
         official.build_arguments({"conv1.weight": torch.zeros(1)})
     encoder = weights_like(official_shapes((48, 96, 240, 384), (2, 2, 6, 3)))
-    with pytest.raises(ValueError, match="an encoder only"):
+    with pytest.raises(ValueError, match="an encoder only: give it to train.py as --weights$"):
         official.convert(encoder)
-    with pytest.raises(ValueError, match=r"LRFormer\+"):
-        official.convert({**encoder, "decode_head.pixel_decoder.x.weight": torch.zeros(1)})
+
+
+QUERY_DECODER = {"decode_head.pixel_decoder.x.weight": (1,), "decode_head.cls_embed.bias": (151,)}
+
+
+def test_lrformer_plus():
+    """The encoder loads; the query decoder is refused by name; of XL there is nothing else."""
+    for preset in ("t", "xl"):
+        sizes = model.PRESETS[preset]
+        shapes = official_shapes(sizes["embed_dims"], sizes["depths"]) | QUERY_DECODER
+        says = r"the query decoder of LRFormer\+ .* not part of this project; .* as --weights"
+        continuation = ".*the decoder of preset xl is this project's continuation"
+        with pytest.raises(ValueError, match=says) as raised:
+            official.build_arguments({"state_dict": weights_like(shapes)})
+        assert bool(re.search(continuation, str(raised.value))) == (preset == "xl")
+        alone = {name: shape for name, shape in shapes.items() if name.startswith("backbone")}
+        with pytest.raises(ValueError, match="an encoder only") as raised:
+            official.build_arguments(weights_like(alone))
+        assert bool(re.search(continuation, str(raised.value))) == (preset == "xl")
+    small = dict(embed_dims=(4, 4, 10, 16), depths=(1, 1, 1, 1))
+    file = {n: torch.randn(shape) for n, shape in official_shapes(**dims(small)).items()}
+    network = model.build(3, "t", **small)
+    plus = {n: torch.zeros(shape) for n, shape in QUERY_DECODER.items()}
+    count = len(file)
+    assert official.load_backbone(network, {"state_dict": file | plus}).startswith(
+        f"loaded {count} tensors"
+    )
+    last = network.backbone.stages[3].blocks[0].scale2
+    close(last, file["backbone.block4.0.layer_scale_2"])
+
+
+def dims(options):
+    """The arguments of `official_shapes` that are options of `build`."""
+    return {"dims": options["embed_dims"], "depths": options["depths"]}
+
+
+def test_options_that_a_file_does_not_tell():
+    """Heads and grids: given, they reach the network; unknown or impossible ones are named."""
+    small = dict(embed_dims=(4, 4, 10, 16), depths=(1, 1, 1, 1))
+    shapes = official_shapes(**dims(small), channels=16, classes=3)
+    file = {name: torch.randn(shape) for name, shape in shapes.items()}
+    told = dict(num_heads=(1, 2, 5, 8), pool_sizes=(4, 4, 4, 2), head_pool_size=4)
+    arguments = official.build_arguments(file, **told)
+    assert {name: arguments[name] for name in told} == told
+    network = model.build(**arguments)
+    network.load_state_dict(official.convert(file, **told))
+    stages, fuse = network.backbone.stages, network.head.fuse1.attention
+    assert [stage.blocks[0].attention.heads for stage in stages] == [1, 2, 5, 8]
+    assert [stage.blocks[0].attention.side for stage in stages] == [4, 4, 4, 2] and fuse.side == 4
+    with pytest.raises(ValueError, match="3 heads do not divide 4 channels"):
+        official.convert(file, num_heads=(3, 2, 5, 8))
+    with pytest.raises(ValueError, match="unknown option 'heads'; valid: .*num_heads"):
+        official.convert(file, heads=3)
+    with pytest.raises(ValueError, match="of another network: .* missing"):
+        official.convert(file, depths=(2, 1, 1, 1))
 
 
 def test_imagenet_weights():
-    options = dict(embed_dims=(16, 16, 40, 64), depths=(1, 1, 1, 1), num_heads=(2, 2, 4, 4), mlp_ratios=(2, 2, 2, 2))
+    options = dict(
+        embed_dims=(16, 16, 40, 64),
+        depths=(1, 1, 1, 1),
+        num_heads=(2, 2, 4, 4),
+        mlp_ratios=(2, 2, 2, 2),
+    )
     shapes = official_shapes((16, 16, 40, 64), (1, 1, 1, 1), (2, 2, 2, 2))
     encoder = {name.removeprefix("backbone."): torch.randn(shape) for name, shape in shapes.items()}
     encoder["head.weight"] = torch.zeros(1000, 64)
@@ -662,7 +1004,9 @@ def test_imagenet_weights():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     del encoder["block4.0.layer_scale_2"]
     encoder["strange"] = torch.zeros(1)
-    with pytest.raises(ValueError, match=r"another encoder: 1 missing .*scale2\); 1 unexpected \(strange\)"):
+    with pytest.raises(
+        ValueError, match=r"another encoder: 1 missing .*scale2\); 1 unexpected \(strange\)"
+    ):
         official.load_backbone(network, encoder)
     for name, value in network.state_dict().items():
         close(value, before[name])
@@ -679,7 +1023,9 @@ def test_files_with_foreign_objects(tmp_path, monkeypatch):
     weights = {"backbone.block1.0.cpe.bias": torch.randn(3)}
     torch.save({"state_dict": weights, "message_hub": {"loss": Foreign()}}, tmp_path / "hub.pth")
     name = f"{Foreign.__module__}.Foreign"
-    with pytest.raises(ValueError, match="hub.pth holds a foreign object, .*Foreign, that could run code"):
+    with pytest.raises(
+        ValueError, match="hub.pth holds a foreign object, .*Foreign, that could run code"
+    ):
         official.load(tmp_path / "hub.pth")
     monkeypatch.setattr(official, "STAND_INS", (*official.STAND_INS, name))
     read = official.load(tmp_path / "hub.pth")
@@ -689,7 +1035,10 @@ def test_files_with_foreign_objects(tmp_path, monkeypatch):
 
 def test_arrays_and_methods_in_a_file_are_skipped_and_code_is_refused(tmp_path):
     import numpy as np
-    torch.save({"state_dict": {}, "log": np.arange(3.0), "best": np.float64(3)}, tmp_path / "arrays.pth")
+
+    torch.save(
+        {"state_dict": {}, "log": np.arange(3.0), "best": np.float64(3)}, tmp_path / "arrays.pth"
+    )
     assert official.load(tmp_path / "arrays.pth")["state_dict"] == {}
 
     class Evil:

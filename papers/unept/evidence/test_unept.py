@@ -1146,7 +1146,8 @@ def test_the_whiteboard_equals_the_fast_form(options, training):
 @pytest.mark.parametrize("is_fast", [False, True])
 def test_every_layer_is_called(options, is_fast):
     """So that hooks, summaries, pruning and quantisation see all of them, in either form."""
-    for preset in list(model.PRESETS) if not options or "context" in options else ["tiny"]:
+    every = not is_fast and ("context" in options or not options)
+    for preset in list(model.PRESETS) if every else ["tiny"]:
         with torch.device("meta"):
             network = model.build(3, preset, **{"boundary": True, "fast": is_fast, **options})
         for training in (False, True):
@@ -1162,6 +1163,41 @@ def layers_called(network):
     network(torch.empty(2, 3, 64, 96, device="meta"))
     assert owners <= called, owners - called
     return owners
+
+
+@pytest.mark.parametrize("mixing", ["none", "pixels"])
+def test_the_switch(monkeypatch, mixing):
+    """fast=False takes nothing from fast.py and writes (A) and (B) out; fast=True does not."""
+    images = torch.randn(1, 3, 64, 64)
+    slow, quick = (small(decoder_mixing=mixing, fast=is_fast) for is_fast in (False, True))
+
+    def forbidden(*_, **__):
+        raise RuntimeError("a shortcut")
+
+    def works(network):
+        with torch.no_grad():
+            return network(images)["out"].isfinite().all()
+
+    for place, name, used in (
+        (fast, "deformable_attention", True),
+        (F, "scaled_dot_product_attention", mixing == "pixels"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, forbidden)
+            assert works(slow)
+            if used:
+                with pytest.raises(RuntimeError, match="a shortcut"):
+                    works(quick)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_places_are_never_in_half_precision(form):
+    """Which cannot tell the pixels of a long map apart."""
+    value = torch.randn(1, 3000, 1, 2).half()
+    centres = model.pixel_centres(1, 3000, value)
+    ones = value.new_ones(1, 3000, 1, 1, 1)
+    found = form(value, [(1, 3000)], centres.view(1, 3000, 1, 1, 1, 2), ones)
+    assert found.dtype == torch.half and torch.allclose(found, value[:, :, 0], atol=5e-3)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
