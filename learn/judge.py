@@ -10,6 +10,8 @@ mistakes of papers/NAME/evidence/mutants.py, and says what fits.
 import contextlib
 import copy
 import dataclasses
+import functools
+import inspect
 import itertools
 import math
 import time
@@ -46,8 +48,9 @@ def double():
         torch.set_default_dtype(before)
 
 
+@functools.cache  # nothing changes them, see `call`
 def cases(paper, side, seed):
-    """{function: [arguments, ...]}: random, and no layer in them is neutral."""
+    """{function: [arguments, ...]}: random, and no layer in them is neutral. In `double` only."""
     torch.manual_seed(seed)
     found = part(paper, "evidence.cases").cases(side)
     for value in tree(list(found.values())):
@@ -242,7 +245,9 @@ def smell_of_function(paper, exercise, arguments, found):
     """Which change of the right function or of its arguments gives the student's result."""
     naive = part(paper, "naive")
     right, other = getattr(naive, exercise.name), fast_form(paper, exercise.name)
-    names = right.__code__.co_varnames[: right.__code__.co_argcount]
+    bound = inspect.signature(right).bind(*arguments)
+    bound.apply_defaults()
+    names, full = list(bound.arguments), list(bound.args)
 
     def gives(function, changed):
         try:
@@ -250,7 +255,7 @@ def smell_of_function(paper, exercise, arguments, found):
         except Exception:  # a change may well be nonsense
             return False
 
-    for what, changed in changes(names, list(arguments)):
+    for what, changed in changes(names, full):
         if gives(right, changed):
             return f"this is what one gets {what}"
     with mock.patch.object(naive, "math", NoRoot(), create=True):

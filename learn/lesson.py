@@ -17,13 +17,15 @@ from common.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent
 ROW = re.compile(r"^\| (\(\w+\)) \| (.*?) \| (.*?) \| .*$", re.MULTILINE)
 LOOPS = re.compile(r"\[naive\.(\w+)\]")
+CODE = re.compile(r"\[((?!naive)\w+\.[\w.]+)\]\(\w+\.py")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 EMPTY = "    raise NotImplementedError\n"
 
 
 @dataclasses.dataclass
 class Exercise:
-    """One function to write. rows: its equations, as (letter, formula, meaning)."""
+    """One function to write. rows: its equations, as (letter, formula, meaning, places in the
+    code)."""
     name: str
     node: ast.FunctionDef
     source: str
@@ -69,7 +71,7 @@ def exercises(paper):
     rows = {}
     for row in ROW.finditer(lesson):
         for name in LOOPS.findall(row[0]):
-            rows.setdefault(name, []).append(row.groups())
+            rows.setdefault(name, []).append((*row.groups(), CODE.findall(row[0])))
     found = [Exercise(node.name, node, ast.get_source_segment(source, node), rows[node.name])
              for node in ast.parse(source).body
              if isinstance(node, ast.FunctionDef) and node.name in rows]

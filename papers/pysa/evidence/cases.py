@@ -20,8 +20,8 @@ def cases(side):
         "attend": [(q, k, v, 2), (q, k, v, 1), (q, k, v, 2, torch.randn(1, 3, 3))],
         "enlarge": [(v, (side + 2, side + 4), 2), (v, (side + 2, side + 4), 1)],
         "series": [(x, levels)],
-        "series_head": [(x, model.SeriesHead(8, 3, 8, (1, 2), 2))],
-        "parallel_head": [(x, model.ParallelHead(8, 3, 8, (1, 2), 2))],
+        "series_head": [(x, model.SeriesHead(8, 3, 8, (1, 2), 2, fast=False))],
+        "parallel_head": [(x, model.ParallelHead(8, 3, 16, (1, 2), 2))],
     }
 
 
