@@ -129,7 +129,8 @@ def linked(paper):
 
 # What a judge of one function in double precision cannot see, and what is no matter of an equation.
 BEYOND = ("precision", "autocast", "bfloat16", "training", "fast", "shortcut", "one image",
-          "stochastic depth", "dropout", "size", "maps of", "table of the wrong length")
+          "stochastic depth", "dropout", "drop path", "size", "switch", "query embedding",
+          "maps of", "table of the wrong length")
 
 
 @pytest.mark.parametrize("paper", PAPERS)

@@ -15,18 +15,19 @@ def cases(side):
     maps = [torch.randn(2, 8, n, n + 1) for n in (3, 2)]
     convs = torch.nn.ModuleList(model.depthwise(8) for _ in maps)
     q, k, v = (torch.randn(2, n, 8) for n in (5, 4, 4))
-    decoder = model.Decoder((2, 3, 4), 3, 8, 2, 1.0, fast=False)
+    decoder = model.Decoder((2, 3, 4), 3, 8, 3, 1.0, fast=False)
     features = [torch.randn(1, c, n, n + 1) for c, n in ((2, 4), (3, 2), (4, 1))]
-    block = model.Block(8, 2, 2, 4, torch.nn.BatchNorm2d, 1.0, fast=False)
+    blocks = [model.Block(8, 2, 3, 4, torch.nn.BatchNorm2d, 1.0, pre_norm=not fast, fast=fast)
+              for fast in (False, True)]
     return {
-        "grid": [((30, 44), 16), ((44, 30), 16), ((9, 24), 16), ((7, 7), 5), ((2, 5), 1)],
-        "pyramid": [(16,), (32,), (4,), (20,)],
+        "grid": [((30, 44), 16), ((44, 30), 16), ((9, 24), 16), ((24, 9), 16), ((7, 7), 5), ((2, 5), 1)],
+        "pyramid": [(16,), (32,), (4,), (20,), (24,)],
         "pool": [(x, (2, 3)), (x, (5, 2))],
         "queries": [(x, attention)],
         "keys_values": [(maps, attention), (maps, attention, convs)],
         "attend": [(q, k, v, 2), (q, k, v, 1)],
         "enlarge": [(o, (side + 2, side + 4)), (o, (2, 2))],
-        "block": [(x, block)],
+        "block": [(torch.randn(2, 8, side + 2, side + 3), block) for block in blocks],
         "feed_forward": [(x, model.FeedForward(8, 2, fast=False))],
         "decode": [(features, decoder)],
     }

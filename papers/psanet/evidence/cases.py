@@ -15,14 +15,15 @@ def cases(side):
     q, v = torch.randn(2, 3, side, side + 1), torch.randn(2, 4, side, side + 1)
     table, positions = torch.randn(12, 3), torch.randn(side * (side + 1), 3)
     logits = list(torch.randn(side * (side + 1), 2))
-    psa = model.PSA(4, 3, ("collect", "distribute"), MASK, fast=False)
+    modules = [model.PSA(4, 3, ("collect", "distribute"), MASK, fast=fast)
+               for fast in (False, True)]
     return {
         "overcomplete": [(q, table)],
         "collect": [(q, table, v, MASK), (q, table, v, MASK, False, None)],
         "distribute": [(q, table, v, MASK), (q, table, v, MASK, False, None)],
         "aggregate": [(logits, v, True, 1.0), (logits, v, False, 12)],
         "compact": [(q, positions, v, "collect"), (q, positions, v, "distribute", True, None)],
-        "psa": [(torch.randn(2, 4, 2 * side - 1, 2 * side + 1), psa)],
+        "psa": [(torch.randn(2, 4, 2 * side - 1, 2 * side + 1), psa) for psa in modules],
         "classify": [(torch.randn(1, 2, 2 * side - 1, 2 * side + 1),
                       torch.randn(1, 3, side, side + 1), torch.randn(2, 5, 3, 3), 2)],
     }

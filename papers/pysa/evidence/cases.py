@@ -13,13 +13,13 @@ def cases(side):
     size = side, side + 1
     x = torch.randn(2, 8, *size)
     q, k, v = (torch.randn(2, d, 4, 4) for d in (3, 3, 4))
-    levels = torch.nn.ModuleList([model.PySALevel(8, 1), model.PySALevel(8, 2)])
+    levels = torch.nn.ModuleList(model.PySALevel(8, r) for r in (1, 2, 4))
     return {
         "pool": [(x, 2), (x, 5)],
         "project": [(x, torch.randn(5, 8), torch.randn(5))],
         "attend": [(q, k, v, 2), (q, k, v, 1), (q, k, v, 2, torch.randn(1, 3, 3))],
         "enlarge": [(v, (side + 2, side + 4), 2), (v, (side + 2, side + 4), 1)],
-        "series": [(x, levels)],
+        "series": [(x, levels), (x, [])],
         "series_head": [(x, model.SeriesHead(8, 3, 8, (1, 2), 2, fast=False))],
         "parallel_head": [(x, model.ParallelHead(8, 3, 16, (1, 2), 2))],
     }

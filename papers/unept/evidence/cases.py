@@ -18,7 +18,7 @@ def cases(side):
     reference, offsets = torch.rand(2, 4, 2), torch.randn(2, 4, *points, 2)
     locations = 1.4 * torch.rand(2, 4, *points, 2) - 0.2  # some lie outside
     weights = torch.rand(2, 4, *points)
-    attention = model.DeformableAttention(8, *points, fast=False)
+    layers = [model.DeformableAttention(8, *points, fast=fast) for fast in (False, True)]
     maps = [(torch.randn(n, 8), torch.randn(n)) for n in (24, 12)]
     q, k, v = (torch.randn(2, HEADS, n, 3) for n in (4, 5, 5))
     label = torch.ones(2, 14, side + 11, dtype=torch.long)
@@ -37,7 +37,7 @@ def cases(side):
                      ((x, y), (y, x), (x - 2, y), (x - 1, x - 1), (x, y + 3))],
         "deformable_attention": [(value, shapes, locations, weights)],
         "attention_matrix": [(shapes, locations, weights)],
-        "attend": [(query, reference, source, shapes, attention)],
+        "attend": [(query, reference, source, shapes, layer) for layer in layers],
         "queries": [(torch.randn(2, 3, side, side + 1), torch.randn(side * (side + 1), 3))],
         "boundary_targets": [(label,), (label, 6), (edge,)],
         "refine": [(logits, mask, direction)],
