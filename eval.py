@@ -5,6 +5,7 @@
   python eval.py CHECKPOINT --data PATH --protocol multiscale
   python eval.py CHECKPOINT --image photo.jpg                     a segmented copy of one picture
   python eval.py CHECKPOINT --attention 40,100                    what decides about one pixel
+  python eval.py CHECKPOINT --explore                             the same for every pixel: a page
   python eval.py --paper psanet --official FILE --dataset ade20k --data PATH
 
 Protocols: `whole` runs the network on the whole image; `sliding` on overlapping windows of the
@@ -24,6 +25,7 @@ from common.inference import PROTOCOLS, evaluate, predict
 from datasets import pictures, predictions
 from datasets.files import IMAGE_SUFFIXES, read_image
 from datasets.folder import palette
+from learn import page
 from papers import attention, weights
 
 
@@ -51,6 +53,8 @@ def parse():
     add("--image", type=Path, metavar="FILE", help="segment this picture instead of a dataset")
     add("--attention", metavar="ROW,COL",
         help="draw what decides about this pixel of the first image, or of --image")
+    add("--explore", action="store_true", help="write a page on which one touches the pixels of "
+        "the first image, or of --image")
     add("--device", help="cpu, cuda, mps (default: the best there is)")
     add("--out", type=Path, metavar="DIR", help="where pictures go")
     return parser.parse_args()
@@ -115,6 +119,16 @@ def attend(model, config, arguments, protocol, out, device):
     print(f"picture: {target}")
 
 
+def explore(model, config, arguments, protocol, out, device):
+    """Write a page that shows for every pixel of one picture what the network looks at."""
+    if arguments.image:
+        name, image, label = arguments.image.stem, read_image(arguments.image), None
+    else:
+        dataset = datasets.load(named_dataset(arguments, config), arguments.data, arguments.split)
+        name, (image, label) = dataset.sample_name(0), dataset[0]
+    page.write_run(cli.make_folder(out) / f"{name}-explore.html", model, config, name, image, label)
+
+
 def named_dataset(arguments, config):
     """The dataset that the flags name, or that the network was trained on."""
     name = arguments.dataset or config["dataset"]
@@ -157,7 +171,8 @@ def main():
         names = [f"class {number}" for number in range(config["num_classes"])]
         config.update(classes=names, palette=palette(len(names)))
     protocol, out = choose_protocol(arguments, config, recipe), arguments.out or out
-    action = attend if arguments.attention else segment if arguments.image else score
+    action = (explore if arguments.explore else attend if arguments.attention
+              else segment if arguments.image else score)
     try:
         action(model, config, arguments, protocol, out, device)
     except ValueError as error:  # a network that knows one image size only says so

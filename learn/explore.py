@@ -24,7 +24,7 @@ PICTURES = [
     ("nearest: the colour of the closest cue", "nearest", 1),
     ("count: the number of cues", "count", 1),
 ]
-SEED = 0
+SEED, LIMIT = 0, 3 * 2**20  # bytes
 
 
 def networks(task):
@@ -61,7 +61,7 @@ def main():
         found.append(page.record_picture(
             blob, title, *scenes[number], scenes.classes, scenes.palette, loaded[task]))
     note = "Tiny networks of this repository, trained for 300 to 600 steps on made-up scenes."
-    size = page.write(PAGE, blob, found, NAMES, note)
+    size = page.write(PAGE, blob, found, NAMES, note, LIMIT)
     print(f"page: {PAGE.relative_to(ROOT)}, {size / 2**20:.1f} MiB")
 
 

@@ -23,11 +23,10 @@ from papers import attention
 from .lesson import ROOT
 
 TEMPLATE = Path(__file__).with_name("explore.html")
-EVERY, BLOCK = 4, 8  # pixels between places that can be touched; between places that look
-CELLS = 16  # rows and columns of a map that is shown, at most
+SHOWN = 256  # pixels of the longer side that are shown, at most: of larger pictures every k-th
+CELLS = 16  # rows and columns of a map that is shown, and of places that look, at most
 STEPS = 63  # between the smallest and the largest weight of a panel
 SPAN = 2.0  # points are kept within this many sides of the image around the pixel
-LIMIT = 3 * 2**20
 
 # What "looks at" means in each paper, and its formula; <mark> is what the picture shows. {place} is
 # the line of model.py.
@@ -83,6 +82,14 @@ def places(side, every):
     return np.minimum(np.arange(0, side, every) + every // 2, side - 1)
 
 
+def spacing(shape):
+    """(k, every, block) for an image [H, W, ...]: every k-th pixel is shown; of those every
+    `every`-th can be touched, and there is a place that looks in the middle of `block` x `block`."""
+    k = -(-max(shape[:2]) // SHOWN)
+    block = -(-max(shape[:2]) // (k * CELLS))
+    return k, max(1, block // 2), block
+
+
 @torch.inference_mode()
 def forward(model, explain, image):
     """(probabilities [K, H, W], record, size of what the network sees) of an image uint8
@@ -117,10 +124,11 @@ def record_panels(blob, model, explain, image):
     One scale serves all places, so that they can be compared. Of each number the differences from
     place to place are kept, which pack well.
     """
+    k, _, block = spacing(image.shape)
     with torch.inference_mode():
         _, seen, size = forward(model, explain, image)
-        wanted = [(int(y), int(x)) for y in places(image.shape[0], BLOCK)
-                  for x in places(image.shape[1], BLOCK)]
+        rows, columns = (k * places(-(-side // k), block) for side in image.shape[:2])
+        wanted = [(int(y), int(x)) for y in rows for x in columns]
         first, last = (explain.explain(model, seen, size, at) for at in (wanted[0], wanted[-1]))
         fixed = all(isinstance(a, torch.Tensor) and torch.equal(a, b)
                     for (_, a), (_, b) in zip(first, last))
@@ -149,8 +157,9 @@ def record_panels(blob, model, explain, image):
 
 def record_state(blob, model, explain, image):
     """Class of every pixel and its probability at the places that can be touched."""
-    probabilities, _, _ = forward(model, explain, image)
-    rows, columns = (places(side, EVERY) for side in image.shape[:2])
+    k, every, _ = spacing(image.shape)
+    probabilities = forward(model, explain, image)[0][:, ::k, ::k]
+    rows, columns = (places(side, every) for side in probabilities.shape[1:])
     chosen = probabilities.max(0)[rows[:, None], columns]
     return {"classes": blob.add(probabilities.argmax(0).astype(np.uint8)),
             "certain": blob.add(to_bytes(chosen, 0, 1))}
@@ -161,11 +170,13 @@ def record_picture(blob, title, image, label, classes, palette, networks):
 
     label: uint8 [H, W], or None where nobody knows.
     """
-    found = {"title": title, "height": image.shape[0], "width": image.shape[1],
-             "classes": list(classes), "palette": [list(map(int, c)) for c in palette],
-             "pixels": blob.add(image), "papers": {}}
+    k, every, block = spacing(image.shape)
+    shown = image[::k, ::k]
+    found = {"title": title, "height": shown.shape[0], "width": shown.shape[1], "every": every,
+             "block": block, "classes": list(classes), "pixels": blob.add(shown), "papers": {},
+             "palette": [list(map(int, colour)) for colour in palette]}
     if label is not None:
-        found["label"] = blob.add(label)
+        found["label"] = blob.add(label[::k, ::k])
     for paper, states in networks.items():
         explain, kept = importlib.import_module(f"papers.{paper}.explain"), {}
         for (context, trained), model in states.items():
@@ -192,18 +203,29 @@ def line_of(paper, place):
     return text[:line].count("\n") + 1
 
 
-def write(target, blob, pictures, papers, note):
-    """The page with these pictures, as one file. note: what the networks are.
+def write(target, blob, pictures, papers, note, limit=None):
+    """The page with these pictures, as one file. note: what the networks are. Returns its size.
 
-    Raises ValueError if it is larger than LIMIT.
+    Raises ValueError if it has more than `limit` bytes.
     """
-    head = {"pictures": pictures, "papers": {p: describe(p) for p in papers}, "every": EVERY,
-            "block": BLOCK, "span": SPAN, "steps": STEPS}
+    head = {"pictures": pictures, "papers": {p: describe(p) for p in papers}, "span": SPAN,
+            "steps": STEPS}
     text = TEMPLATE.read_text(encoding="utf-8")
-    text = text.replace("NOTE", html.escape(note))
+    text = text.replace("NOTE", html.escape(note), 1)
     text = text.replace('"HEAD"', json.dumps(head, separators=(",", ":")).replace("</", "<\\/"))
-    text = text.replace("BLOB", blob.text())
-    if len(text) > LIMIT:
-        raise ValueError(f"{target}: {len(text)} bytes, more than {LIMIT}")
-    write_atomically(target, text.encode("utf-8"))
-    return len(text)
+    data = text.replace("BLOB", blob.text()).encode("utf-8")
+    if limit and len(data) > limit:
+        raise ValueError(f"{target}: {len(data)} bytes, more than {limit}")
+    write_atomically(target, data)
+    return len(data)
+
+
+def write_run(target, model, config, name, image, label=None):
+    """The page of one trained network and one picture. label: the truth, if it is known."""
+    blob, paper = Blob(), config["paper"]
+    context = config["options"].get("context", True)
+    picture = record_picture(blob, name, image, label, config["classes"], config["palette"],
+                             {paper: {(context, True): model.cpu()}})
+    note = f"{paper} {config['preset']}, one run."
+    write(target, blob, [picture], [paper], note)
+    print(f"page: {target}")
