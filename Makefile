@@ -27,7 +27,7 @@ train: setup     ## train PySA on made-up scenes, about a minute; ARGS="--paper 
 test: setup      ## run every test
 	$(RUN) -m pytest $(ARGS)
 
-mutants: setup    ## plant known mistakes in the papers' code and see that the tests catch each of them
+mutants: setup    ## plant known mistakes everywhere and see that near tests catch each; ARGS="common papers/pan" for some
 	$(RUN) -m tests.mutants $(ARGS)
 
 crash: setup     ## kill training 20 times, also while it writes, and compare with an uninterrupted run bit by bit
@@ -49,6 +49,9 @@ pictures: setup  ## draw what trained networks look at and how far they see; tra
 	$(RUN) -m studies.attention
 	$(RUN) -m studies.receptive_field
 
+drawings: setup  ## draw the networks with the shapes of their maps, docs/NAME-network.svg
+	$(RUN) -m tests.drawing
+
 camvid: setup    ## train PySA on CamVid and print its table; DATA=folder of CamVid (half an hour)
 	$(RUN) -m papers.pysa.evidence.camvid --data $(DATA) $(ARGS)
 
@@ -68,5 +71,5 @@ clean:           ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train test mutants crash bench probes results shapes-table pictures camvid exercise grade explore links clean
+.PHONY: help setup train test mutants crash bench probes results shapes-table pictures drawings camvid exercise grade explore links clean
 .DEFAULT_GOAL := help

@@ -5,7 +5,7 @@
   python eval.py CHECKPOINT --data PATH --protocol multiscale
   python eval.py CHECKPOINT --image photo.jpg                     a segmented copy of one picture
   python eval.py CHECKPOINT --attention 40,100                    what decides about one pixel
-  python eval.py CHECKPOINT --explore                             the same for every pixel: a page
+  python eval.py CHECKPOINT --explore                             the same for every pixel
   python eval.py --paper psanet --official FILE --dataset ade20k --data PATH
 
 Protocols: `whole` runs the network on the whole image; `sliding` on overlapping windows of the
@@ -25,7 +25,7 @@ from common.inference import PROTOCOLS, evaluate, predict
 from datasets import pictures, predictions
 from datasets.files import IMAGE_SUFFIXES, read_image
 from datasets.folder import palette
-from learn import page
+from learn.page import explore
 from papers import attention, weights
 
 
@@ -53,8 +53,7 @@ def parse():
     add("--image", type=Path, metavar="FILE", help="segment this picture instead of a dataset")
     add("--attention", metavar="ROW,COL",
         help="draw what decides about this pixel of the first image, or of --image")
-    add("--explore", action="store_true", help="write a page on which one touches the pixels of "
-        "the first image, or of --image")
+    add("--explore", action="store_true", help="the same for all its pixels, as a page")
     add("--device", help="cpu, cuda, mps (default: the best there is)")
     add("--out", type=Path, metavar="DIR", help="where pictures go")
     return parser.parse_args()
@@ -119,16 +118,6 @@ def attend(model, config, arguments, protocol, out, device):
     print(f"picture: {target}")
 
 
-def explore(model, config, arguments, protocol, out, device):
-    """Write a page that shows for every pixel of one picture what the network looks at."""
-    if arguments.image:
-        name, image, label = arguments.image.stem, read_image(arguments.image), None
-    else:
-        dataset = datasets.load(named_dataset(arguments, config), arguments.data, arguments.split)
-        name, (image, label) = dataset.sample_name(0), dataset[0]
-    page.write_run(cli.make_folder(out) / f"{name}-explore.html", model, config, name, image, label)
-
-
 def named_dataset(arguments, config):
     """The dataset that the flags name, or that the network was trained on."""
     name = arguments.dataset or config["dataset"]
@@ -153,7 +142,7 @@ def score(model, config, arguments, protocol, out, device):
     cli.make_folder(out)
     matrix, samples = evaluate(model, dataset, config["num_classes"], protocol, device, keep=4,
                                description=arguments.split, save=save)
-    print(matrix.table(dataset.classes))
+    print(f"{matrix.table(dataset.classes)}\nmIoU {matrix.miou:.1%}")
     target = out / f"{name}-{arguments.split}.png"
     pictures.save_png(target, pictures.predictions(samples, dataset.classes, dataset.palette))
     print(f"{len(dataset)} images, split {arguments.split}, protocol {arguments.protocol}   "

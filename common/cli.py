@@ -1,6 +1,7 @@
 """What both programs need: types of flags, the device, the papers there are and their networks."""
 
 import argparse
+import dataclasses
 import importlib
 import math
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .errors import UserError
+from .recipe import LAPTOP
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -79,9 +81,12 @@ def load_paper(name, part="model"):
 
 def load_recipe(paper, dataset, preset="tiny"):
     """The paper's recipe for a dataset, that of DATASET_PRESET if one size has its own, else the
-    default one. The probes shapes-TASK are trained like shapes."""
+    default one. Without its own, tiny has LAPTOP. The probes shapes-TASK are trained like shapes.
+    """
     recipes = load_paper(paper, "recipe").RECIPES
     dataset = dataset and dataset.partition("-")[0]
+    if preset == "tiny" and dataset not in ("shapes", None) and f"{dataset}_tiny" not in recipes:
+        return dataclasses.replace(recipes["shapes"], **LAPTOP)
     return recipes.get(f"{dataset}_{preset}") or recipes.get(dataset) or recipes["default"]
 
 

@@ -46,7 +46,7 @@ def rehearse(model, samples, recipe, device="cpu", precision="float32", compile=
     with name_the_flag(recipe, device), half_precision(precision, device)[0]:
         network = torch.compile(model) if compile else model
         network(normalise(images, device).contiguous(memory_format=torch.channels_last))
-    for buffer, before in zip(model.buffers(), buffers):
+    for buffer, before in zip(model.buffers(), buffers, strict=True):
         buffer.copy_(before)
 
 

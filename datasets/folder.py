@@ -15,7 +15,13 @@ import colorsys
 from common.errors import UserError
 
 from .files import (
-    IMAGE_SUFFIXES, FilePairs, MissingSplit, existing_folder, list_folder, pair_up, read_list,
+    IMAGE_SUFFIXES,
+    FilePairs,
+    MissingSplit,
+    existing_folder,
+    list_folder,
+    pair_up,
+    read_list,
 )
 
 

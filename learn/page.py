@@ -16,8 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import datasets
 from common.checkpoint import write_atomically
+from common.cli import make_folder
 from common.inference import SMALLEST, normalise, scores_of
+from datasets.files import read_image
 from papers import attention
 
 from .lesson import ROOT
@@ -220,12 +223,22 @@ def write(target, blob, pictures, papers, note, limit=None):
     return len(data)
 
 
-def write_run(target, model, config, name, image, label=None):
-    """The page of one trained network and one picture. label: the truth, if it is known."""
-    blob, paper = Blob(), config["paper"]
-    context = config["options"].get("context", True)
+def explore(model, config, arguments, protocol, out, device):
+    """What `eval.py --explore` does: the page of one trained network and one picture, --image or
+    the first of the dataset, as the network sees it in one pass at its own size. On the CPU.
+
+    Raises UserError where no dataset is named.
+    """
+    blob, paper, label = Blob(), config["paper"], None
+    if arguments.image:
+        name, image = arguments.image.stem, read_image(arguments.image)
+    else:
+        dataset = datasets.load(arguments.dataset or config["dataset"] or "", arguments.data,
+                                arguments.split)
+        name, (image, label) = dataset.sample_name(0), dataset[0]
+    networks = {paper: {(config["options"].get("context", True), True): model.cpu()}}
     picture = record_picture(blob, name, image, label, config["classes"], config["palette"],
-                             {paper: {(context, True): model.cpu()}})
-    note = f"{paper} {config['preset']}, one run."
-    write(target, blob, [picture], [paper], note)
+                             networks)
+    target = make_folder(out) / f"{name}-explore.html"
+    write(target, blob, [picture], [paper], f"{paper} {config['preset']}, one run.")
     print(f"page: {target}")

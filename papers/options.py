@@ -7,8 +7,27 @@ import math
 
 from common.cli import load_paper
 from common.errors import UserError
+from common.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+# What a number of a recipe must be where that is not obvious; text and a test.
+WANTED = {
+    "optimizer": (f"one of: {', '.join(OPTIMIZERS)}", lambda value: value in OPTIMIZERS),
+    "schedule": (f"one of: {', '.join(SCHEDULES)}", lambda value: value in SCHEDULES),
+    "train_split": ("a split", lambda value: isinstance(value, str)),
+    "no_decay": ("parts of names, such as ('norm',)",
+                 lambda value: all(isinstance(part, str) for part in value)),
+    "scale": ("LOW,HIGH with 0 < LOW <= HIGH",
+              lambda value: len(value) == 2 and 0 < value[0] <= value[1] < math.inf),
+    "fit": ("LONG,SHORT in pixels or ()", lambda value: len(value) in (0, 2) and all(
+        type(side) is int and side > 0 for side in value)),
+    "warmup_steps": ("0 or more", lambda value: value >= 0),
+    "lr": ("more than 0", lambda value: value > 0),
+    "test_scale": ("more than 0", lambda value: value > 0),
+    "max_share": ("more than 0, at most 1", lambda value: 0 < value <= 1),
+    "drop_at": ("0 to 1", lambda value: 0 <= value <= 1),
+    "momentum": ("0 to less than 1", lambda value: 0 <= value < 1),
+}
 
 
 @functools.cache
@@ -26,14 +45,20 @@ def defaults(paper):
 
 
 def parse(pairs, paper):
-    """["regions=1,2", "context=off"] -> {"regions": (1, 2), "context": False}; what is no literal
-    is text. An option whose default is a boolean, a number or a tuple takes nothing else (numbers
-    also None). Raises UserError that names the option."""
-    options, known = {}, defaults(paper) if pairs else {}
+    """The options of a network: ["regions=1,2", "context=off"] -> {"regions": (1, 2), "context":
+    False}. Raises UserError that names the option."""
+    return read(pairs, defaults(paper) if pairs else {}, "--set")
+
+
+def read(pairs, known, flag):
+    """{name: value} of NAME=VALUE texts; what is no literal is text. A name whose default in
+    `known` is a boolean, a number or a tuple takes nothing else (numbers also None). Raises
+    UserError that names the flag."""
+    options = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            raise UserError(f"--set {pair}: wanted OPTION=VALUE")
+            raise UserError(f"{flag} {pair}: wanted OPTION=VALUE")
         try:
             value = ast.literal_eval(text)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -49,6 +74,28 @@ def parse(pairs, paper):
         elif isinstance(default, tuple):
             fits, wanted = not isinstance(value, str), f"values such as {default}"
         if not fits:
-            raise UserError(f"--set {pair}: wanted {wanted}")
+            raise UserError(f"{flag} {pair}: wanted {wanted}")
         options[name] = value
     return options
+
+
+def parse_recipe(pairs):
+    """Numbers of a recipe: ["flip=off", "scale=0.5,2"] -> {"flip": False, "scale": (0.5, 2)}.
+    Raises UserError that names the number."""
+    known = vars(Recipe())
+    for name in (pair.partition("=")[0] for pair in pairs):
+        if name and name not in known:
+            raise UserError(f"--recipe {name}: unknown; valid: {', '.join(known)}")
+    numbers = read(pairs, known, "--recipe")
+    for name, value in numbers.items():
+        positive = ("1 or more", lambda value: value > 0)
+        other = positive if type(known[name]) is int else ("0 or more", lambda value: value >= 0)
+        wanted, fits = WANTED.get(name, other)
+        try:
+            fine = fits(value)
+        except TypeError:  # None, or a number in place of several
+            fine = False
+        if not fine:
+            raise UserError(f"--recipe {name}={value}: wanted {wanted}")
+        numbers[name] = tuple(value) if isinstance(known[name], tuple) else value
+    return numbers

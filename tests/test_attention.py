@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from studies import receptive_field
-from studies.trainings import ROWS, command, finished, run_of
 from common import checkpoint
 from common import cli as cli_module
 from common.errors import UserError
 from datasets import pictures
 from datasets.shapes import CLASSES, PALETTE, Shapes
 from papers import attention, options
+from studies import receptive_field
+from studies.trainings import ROWS, command, finished, run_of
 from tests.helpers import close
 
 PAPERS = ("pysa", "unept", "pan", "psanet", "lrformer")
@@ -119,6 +119,13 @@ def test_the_recorder_names_every_intermediate(paper):
         assert shapes[name][:2] == (1, model.get_submodule(name).out_channels), name
     assert attention.shapes({"a": (None, [images, {"b": images}, 7])}) == {
         "a": [(1, 3, *SIZE), {"b": (1, 3, *SIZE)}, 7]}
+
+
+def test_points_are_fractions_of_the_sides():
+    """x = 4 of 8 columns, y = 3 of 12 rows, whatever the padding."""
+    points = {"map": torch.tensor([[4.0, 3.0, 0.7]])}
+    found = attention.fit(points, (12, 8), (16, 32))["map"]
+    assert np.allclose(found, [[0.5, 0.25, 0.7]])
 
 
 def test_no_context_is_said():
@@ -276,7 +283,7 @@ def test_radius():
 
 def test_commands_that_train_are_those_of_train_py(tmp_path, monkeypatch):
     import train
-    for row, wanted in zip(ROWS["unept"], ({}, {"context": False})):
+    for row, wanted in zip(ROWS["unept"], ({}, {"context": False}), strict=True):
         run = run_of("unept", row, 1)
         monkeypatch.setattr("sys.argv", command(*run))
         arguments = train.parse()

@@ -4,6 +4,7 @@ mistake as one line."""
 import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def test_run_directory(trained):
 def test_evaluate(cli, trained, data):
     for checkpoint_path in (trained, trained / "last.pt"):
         code, out, err = cli("eval", checkpoint_path, "--data", data)
-        assert code == 0 and "left" in out and "mean" in out and "1 images" in out, err
+        assert code == 0 and "left" in out and "mIoU" in out and "1 images" in out, err
+        assert re.search(r"^mIoU \d+\.\d%$", out, re.M)
     assert (trained / "folder-val.png").exists()
 
 
@@ -133,7 +135,7 @@ def test_resume_needs_no_other_flags_and_extends_nothing(cli, trained, data):
     before = (trained / "last.pt").read_bytes()
     code, out, _ = cli("train", "--resume", "--out", trained, "--data", data, "--device", "cpu",
                        "--workers", 0)
-    assert code == 0 and "mean" in out
+    assert code == 0 and "mIoU" in out
     assert (trained / "last.pt").read_bytes() == before
 
 
@@ -402,7 +404,7 @@ def test_resume_may_come_before_the_first_checkpoint(cli, data, tmp_path):
     code, out, err = cli("train", *QUICK, "--dataset", "folder", "--data", data, "--workers", 0,
                          "--out", "run",
                          "--resume")
-    assert code == 0 and "run holds no checkpoint yet: starting at step 0" in err and "mean" in out
+    assert code == 0 and "run holds no checkpoint yet: starting at step 0" in err and "mIoU" in out
 
 
 def test_foreign_files_are_not_overwritten(cli, tmp_path):

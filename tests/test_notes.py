@@ -4,10 +4,11 @@ there."""
 import csv
 import importlib
 import re
+import statistics
 
 import pytest
 
-from tests.notes import FILES, LINK, PAPERS, ROOT, ROW, marks, relink
+from tests.notes import FILES, LINK, PAGES, PAPERS, ROOT, ROW, marks, relink, results
 
 
 def notes(paper):
@@ -48,9 +49,6 @@ def test_every_row_links_to_its_line(paper):
         for part, (_, line) in found.items():
             assert line in marks(paper, part)[match[1]], f"({match[1]}): run `make links`"
     assert relink(text, paper) == text, "links are out of date: run `make links`"
-
-
-PAGES = sorted(path for folder in (".", "docs", "papers/*") for path in ROOT.glob(f"{folder}/*.md"))
 
 
 def anchors(page):
@@ -111,13 +109,13 @@ def lacks(path, lines):
 
 
 TABLES = [  # page, benchmark, CSV, function that makes the lines
-    ("README.md", "studies.probes", "CSV", "table"),
-    ("README.md", "studies.cost", "CSV", "table"),
-    ("README.md", "studies.results", "CSV", "table"),
+    ("docs/choosing.md", "studies.probes", "CSV", "table"),
+    ("docs/choosing.md", "studies.cost", "CSV", "table"),
+    ("docs/choosing.md", "studies.results", "CSV", "table"),
     ("docs/choosing.md", "studies.probes", "LONG_CSV", "longer_table"),
     ("docs/choosing.md", "studies.cost", "WHOLE", "networks_table"),
     ("docs/choosing.md", "studies.results", "CSV", "classes_table"),
-    ("papers/pysa/paper.md", "papers.pysa.evidence.camvid", "CSV", "table"),
+    ("papers/pysa/evidence/results.md", "papers.pysa.evidence.camvid", "CSV", "table"),
 ]
 
 
@@ -138,9 +136,25 @@ def test_scores_are_the_logged_ones():
         assert float(row["val"]) == pytest.approx(best, abs=1e-4), run
 
 
+def test_the_table_of_what_context_is_worth():
+    """docs/choosing.md: every paper's network, and the same without context."""
+    shapes, rows = measured("studies.shapes_table")
+    first = {row["paper"]: row["network"] for row in reversed(rows)}
+    rows = [row for row in rows if row["network"] in (first[row["paper"]], "no context")]
+    assert not lacks("docs/choosing.md", shapes.table(rows))
+    scores = {}
+    for row in rows:
+        bare = row["network"] == "no context"
+        scores.setdefault(bare, {}).setdefault(row["paper"], []).append(100 * float(row["miou"]))
+    ranges = [[statistics.mean(seeds) for seeds in scores[bare].values()] for bare in (True, False)]
+    spoken = " and ".join(f"{min(means):.0f} to {max(means):.0f} %" for means in ranges)
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert spoken in text.replace("without their context mechanism ", "").replace(" with it", "")
+
+
 @pytest.mark.parametrize("paper", PAPERS)
 def test_tables_of_the_papers_are_the_measured_ones(paper):
     shapes, rows = measured("studies.shapes_table")
     rows = [row for row in rows if row["paper"] == paper]  # a new paper may have none
-    missing = lacks(f"papers/{paper}/paper.md", shapes.table(rows) if rows else [])
+    missing = lacks(results(paper), shapes.table(rows) if rows else [])
     assert not missing, f"copy what `python -m studies.shapes_table --papers {paper}` prints"

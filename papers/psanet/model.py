@@ -25,10 +25,10 @@ from .resnet import ResNet
 def in_float32(attend):
     """Decorator: compute in float32 at least, whatever autocast and the three tensors say."""
     @functools.wraps(attend)
-    def wrapper(q, table, v, *more, **options):
+    def _wrapped(q, table, v, *more, **options):
         with without_autocast(q.device.type):
             return attend(*promoted(q, table, v), *more, **options)
-    return wrapper
+    return _wrapped
 
 
 @in_float32
@@ -297,8 +297,8 @@ def conv_bn_relu(inputs, outputs, kernel):
 
 def scores_head(inputs, width, num_classes):
     """3x3 convolution, BatchNorm, ReLU, dropout of channels, 1x1. -> [B, num_classes, H, W]."""
-    scores = nn.Conv2d(width, num_classes, 1)
-    return nn.Sequential(*conv_bn_relu(inputs, width, 3), nn.Dropout2d(0.1), scores)
+    hidden = conv_bn_relu(inputs, width, 3)
+    return nn.Sequential(*hidden, nn.Dropout2d(0.1), nn.Conv2d(width, num_classes, 1))
 
 
 def dilated_resnet(name):

@@ -123,10 +123,10 @@ def refine(logits, mask_logits, direction_logits):
 def boundary_targets(label, reach=9):
     """Which pixels lie near a boundary, and in which of eight directions their interior lies.
 
-        mask = [floor(D) <= 5],   direction = angle of (K_y * D, K_x * D) in 8 sectors      (L)
+        mask = [floor(T) <= 5],   direction = angle of (G_y * T, G_x * T) in 8 sectors      (L)
 
-    D: distance to the nearest pixel of another class; K_y[i, j] = i / (i^2 + j^2) and K_x[i, j] =
-    j / (i^2 + j^2) for i, j in -2 .. 2: the slope of D, which points inside.
+    T, `depth`: distance to the nearest pixel of another class; G_y[i, j] = i / (i^2 + j^2) and
+    G_x[i, j] = j / (i^2 + j^2) for i, j in -2 .. 2: the slope of T, which points inside.
 
     label: int [B, H, W], 255 = void. Returns mask [B, H, W] (1 = boundary, 0 = not, 255 = void) and
     direction [B, H, W] (0 .. 7, or 255 where void or so deep inside that distances up to `reach`
@@ -173,7 +173,7 @@ def boundary_depth(label, reach):
 
 
 def slope(depth, label):
-    """K_y * D and K_x * D, which see the pixel's own class only. [B, H, W] -> twice [B, H, W]."""
+    """G_y * T and G_x * T, which see the pixel's own class only. [B, H, W] -> twice [B, H, W]."""
     height, width = label.shape[1:]
     labels = F.pad(label.short(), (2, 2, 2, 2), value=-1)
     depths = F.pad(depth, (2, 2, 2, 2))

@@ -62,7 +62,7 @@ MUTANTS = {
         (
             "the sum is divided by the area of the map instead of the mask's",
             "# (D)  [B, H, W, H, W]\n    return aggregate(a, v, softmax, factor or math.prod(",
-            "# (D)  [B, H, W, H, W]\n    return aggregate(a, v, softmax, factor or len(v) * len(",
+            "# (D)  [B, H, W, H, W]\n    return aggregate(a, v, softmax, factor or math.prod(v.shape[-2:] or ",
         ),
         (
             "offsets outside the mask get minus infinity instead of 0",
