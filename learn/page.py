@@ -1,8 +1,8 @@
 """Library: what networks do at the pixels of pictures, packed into one page that needs no server.
 
 Every number on the page is the network's own: predictions from an ordinary forward pass, what a
-pixel looks at from the paper's explain.py. Classes are exact. Probabilities are bytes, weights are 64
-steps between the smallest and the largest of their panel, and maps are read at 16 x 16 places.
+pixel looks at from the paper's explain.py. Classes are exact. Probabilities are bytes, weights are
+64 steps between the smallest and the largest of their panel, maps are read at 16 x 16 places.
 """
 
 import base64
@@ -52,7 +52,7 @@ WORDS = {
     "lrformer": ("LRFormer", "Attention.forward", "Cells of a small grid ask, cells of four "
                  "smaller grids answer. The number is the weight beside an even share, mean of "
                  "the heads, all four grids laid over each other.",
-                 "O = <mark>softmax(Q K<sup>T</sup> / √d)</mark> V, &nbsp; K, V from pooled maps"),
+                 "O = <mark>softmax(Q K<sup>T</sup> / √d)</mark> V, &nbsp; K, V of pooled maps"),
 }
 
 
@@ -87,7 +87,7 @@ def places(side, every):
 
 def spacing(shape):
     """(k, every, block) for an image [H, W, ...]: every k-th pixel is shown; of those every
-    `every`-th can be touched, and there is a place that looks in the middle of `block` x `block`."""
+    `every`-th can be touched, and a place that looks lies in the middle of `block` x `block`."""
     k = -(-max(shape[:2]) // SHOWN)
     block = -(-max(shape[:2]) // (k * CELLS))
     return k, max(1, block // 2), block

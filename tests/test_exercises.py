@@ -24,7 +24,8 @@ EQUIVALENT = {
     "pysa": ["score + largest", "shape[-2]"],
     "unept": ["reference[:, :, None, axis, None]", "0 / level[0, 0]", "level[1, 0]", "level[0, 1]",
               "score + largest", "0 / scores.sum()", "angle + 180) / 2) + 180", "angle - 180",
-              "else 1", "count.get(image[y][x], 1)", "1.0 if", "256", "251", "250 ** 3", "image[1])"],
+              "else 1", "count.get(image[y][x], 1)", "1.0 if", "256", "251", "250 ** 3",
+              "image[1])"],
     "lrformer": ["score + largest", "width > height", "maps[1]"],
 }
 SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
@@ -109,7 +110,7 @@ def test_every_change_of_a_solution_is_found(paper, one):
         assert state in ("wrong", "raised"), f"{state}: {lines}"
 
 
-# --------------------------------------------------------------------- the known mistakes of a paper
+# -------------------------------------------------------------------- the known mistakes of a paper
 
 
 def linked(paper):
