@@ -55,6 +55,15 @@ drawings: setup  ## draw the networks with the shapes of their maps, docs/NAME-n
 camvid: setup    ## train PySA on CamVid and print its table; DATA=folder of CamVid (half an hour)
 	$(RUN) -m papers.pysa.evidence.camvid --data $(DATA) $(ARGS)
 
+exercise: setup   ## write exercises/PAPER.py, its equations to be filled in, see learn/; PAPER=psanet
+	$(RUN) -m learn.exercise $(PAPER)
+
+grade: setup     ## judge exercises/PAPER.py: right, wrong and why, how fast; PAPER=psanet, ARGS="collect" for one
+	$(RUN) -m learn.grade $(PAPER) $(ARGS)
+
+explore: setup   ## docs/explore.html: touch a pixel, see five mechanisms look; trains what is missing, minutes each
+	$(RUN) -m learn.explore $(ARGS)
+
 links: setup     ## point the equation tables of the notes at the right lines of code
 	$(RUN) -m tests.notes
 
@@ -62,5 +71,5 @@ clean:           ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train test mutants crash bench probes results shapes-table pictures drawings camvid links clean
+.PHONY: help setup train test mutants crash bench probes results shapes-table pictures drawings camvid exercise grade explore links clean
 .DEFAULT_GOAL := help

@@ -5,6 +5,7 @@
   python eval.py CHECKPOINT --data PATH --protocol multiscale
   python eval.py CHECKPOINT --image photo.jpg                     a segmented copy; FOLDER: of all
   python eval.py CHECKPOINT --attention 40,100                    what decides about one pixel
+  python eval.py CHECKPOINT --explore                             the same for every pixel
   python eval.py --paper psanet --official FILE --dataset ade20k --data PATH
 
 Protocols: `whole` runs the network on the whole image; `sliding` on overlapping windows of the
@@ -25,6 +26,7 @@ from datasets import pictures, predictions
 from datasets.files import read_image
 from datasets.folder import palette
 from datasets.segment import segment
+from learn.page import explore
 from papers import attention, describe, weights
 
 
@@ -62,6 +64,7 @@ def parse():
     add("--summary", action="store_true", help="only list the layers, with shapes and costs")
     add("--attention", metavar="ROW,COL",
         help="draw what decides about this pixel of the first image, or of --image")
+    add("--explore", action="store_true", help="the same for all its pixels, as a page")
     add("--device", help="cpu, cuda, mps (default: the best there is)")
     add("--out", type=Path, metavar="DIR", help="where pictures go")
     return parser.parse_args()
@@ -158,7 +161,8 @@ def main():
     own = not (arguments.data or arguments.image) and arguments.dataset in (None, config["dataset"])
     arguments.data = weights.own_data(out) if own else arguments.data
     protocol, out = choose_protocol(arguments, config, recipe), arguments.out or out
-    action = attend if arguments.attention else segment if arguments.image else score
+    action = (explore if arguments.explore else attend if arguments.attention
+              else segment if arguments.image else score)
     try:
         action(model, config, arguments, protocol, out, device)
     except ValueError as error:  # a network that knows one image size only says so

@@ -30,26 +30,49 @@ LONGEST = 1024
 
 
 @contextlib.contextmanager
-def recording(model, patterns):
+def record(model, patterns=("*",)):
     """Within the `with`, remember what modules receive and return; the pass itself does not change.
 
-    patterns: of names as in `model.named_modules()`. Yields {name: (positional arguments, output)},
-    which forward passes fill; of a module that runs twice the later call stays.
+        with record(model) as seen:
+            model(images)
+        print("\\n".join(f"{name:40} {shape}" for name, shape in shapes(seen).items()))
+
+    patterns: of names as in `model.named_modules()`; by default all. Yields {name: (positional
+    arguments, output)}, in the order in which modules return, which forward passes fill; of a
+    module that runs twice the later call stays. Built with fast=False, a network calls its every
+    layer.
     """
-    record = {}
+    seen = {}
 
     def remember(name):
-        return lambda module, arguments, output: record.update({name: (arguments, output)})
+        return lambda module, arguments, output: seen.update({name: (arguments, output)})
 
     handles = [
         module.register_forward_hook(remember(name)) for name, module in model.named_modules()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     ]
     try:
-        yield record
+        yield seen
     finally:
         for handle in handles:
             handle.remove()
+
+
+def shapes(seen):
+    """{name: shape of the output} of a `record`: a tuple of numbers for a tensor; lists and
+    dictionaries of outputs become those of their shapes, and what is no tensor stays."""
+    return {name: shape_of(output) for name, (_, output) in seen.items()}
+
+
+def shape_of(output):
+    """The shape of one output, see `shapes`."""
+    if isinstance(output, torch.Tensor):
+        return tuple(output.shape)
+    if isinstance(output, dict):
+        return {key: shape_of(value) for key, value in output.items()}
+    if isinstance(output, list | tuple):
+        return [shape_of(value) for value in output]
+    return output
 
 
 def parse_pixel(text, size):
@@ -96,13 +119,13 @@ def look(model, explain, image, pixel, scale=1.0, device="cpu"):
     x = normalise(image, device)[None]
     x = F.interpolate(x, scaled, mode="bilinear", align_corners=False)
     x = F.pad(x, (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)))
-    with recording(model, explain.RECORD) as record:
+    with record(model, explain.RECORD) as seen:
         scores = scores_of(model, x)[..., :height, :width]
     scores = F.interpolate(scores, image.shape[:2], mode="bilinear", align_corners=False)
     prediction = scores[0].argmax(0).to("cpu", torch.uint8).numpy()
     place = tuple((2 * p + 1) * n // (2 * side)
                   for p, n, side in zip(pixel, scaled, image.shape[:2], strict=True))
-    found = explain.explain(model, record, tuple(x.shape[-2:]), place)
+    found = explain.explain(model, seen, tuple(x.shape[-2:]), place)
     if not found:
         raise UserError("--attention: this network has no context to look at")
     return prediction, [(title, fit(values, scaled, x.shape[-2:])) for title, values in found]

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.cli import load_paper
 from common.recipe import LAPTOP, Recipe, learning_rate_factor, make_optimizer
 
+from . import attention
 from .options import build_model
 
 KINDS = {bool: "true or false", int: "whole number", float: "number", str: "text",
@@ -123,20 +124,14 @@ def print_training(config, recipe):
 
 def print_summary(model, config, side):
     """Print the layers of a network, two levels deep, with their shapes and costs."""
-    shapes = {}
-
-    def note(name):
-        def hook(module, inputs, output):
-            output = output.get("out") if isinstance(output, dict) else output
-            if isinstance(output, torch.Tensor):
-                shapes[name] = " x ".join(map(str, output.shape))
-        return hook
-
     inside = [(name, module) for name, module in model.named_modules() if name.count(".") < 2]
-    handles = [module.register_forward_hook(note(name)) for name, module in inside]
-    costs = multiply_adds(model, side)
-    for handle in handles:
-        handle.remove()
+    with attention.record(model, [name for name, _ in inside]) as seen:
+        costs = multiply_adds(model, side)
+    shapes = {}
+    for name, shape in attention.shapes(seen).items():
+        shape = shape.get("out") if isinstance(shape, dict) else shape
+        if isinstance(shape, tuple):
+            shapes[name] = " x ".join(map(str, shape))
     print(f"{config['paper']} {config['preset']}, {config['num_classes']} classes, an image of "
           f"{side} x {side} pixels\n{'layer':32} {'kind':20} {'output':>20} {'parameters':>11} "
           "multiply-adds")

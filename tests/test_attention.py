@@ -21,6 +21,8 @@ from tests.helpers import close
 PAPERS = ("pysa", "unept", "pan", "psanet", "lrformer")
 # not square, and 90 is no row: rows and columns cannot change places unnoticed
 SIZE, PIXEL = (64, 96), (13, 90)
+# layers that run in training only
+UNUSED = ("aux_head",)
 
 
 def network(paper, **options):
@@ -41,14 +43,14 @@ def test_recording_changes_nothing():
     model, images = network("pysa"), torch.randn(1, 3, *SIZE)
     with torch.no_grad():
         before = model(images)["out"]
-        with attention.recording(model, ("head.levels.*.query", "head")) as record:
+        with attention.record(model, ("head.levels.*.query", "head")) as record:
             assert torch.equal(model(images)["out"], before)
         queries = {f"head.levels.{number}.query" for number in range(4)}
         assert set(record) == {"head", *queries}
         record.clear()
         model(images)
     assert not record
-    with pytest.raises(RuntimeError), attention.recording(model, ("*",)):
+    with pytest.raises(RuntimeError), attention.record(model, ("*",)):
         raise RuntimeError
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -93,6 +95,31 @@ def test_the_place_in_what_the_network_sees(shape, scale, seen, place):
     assert np.allclose(points["a"],
                        [[(place[1] + 0.5) / scaled[1], (place[0] + 0.5) / scaled[0], 1]])
     assert bars.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+@torch.no_grad()
+def test_the_recorder_names_every_intermediate(paper):
+    """Every layer with weights, by name, with what it returned; the network is as it was."""
+    known = importlib.import_module(f"papers.{paper}.model").DEFAULTS
+    model = network(paper, **{"fast": False} if "fast" in known else {})
+    images = torch.randn(1, 3, *SIZE)
+    before = model(images)["out"]
+    with attention.record(model) as seen:
+        after = model(images)["out"]
+    assert torch.equal(before, after) and torch.equal(after, seen[""][1]["out"])
+    shapes = attention.shapes(seen)
+    assert shapes[""] == {"out": (1, 3, *SIZE)}
+    layers = {name for name, module in model.named_modules()
+              if any(True for _ in module.parameters(recurse=False))}
+    unseen = {name for name in layers - set(seen) if not name.startswith(UNUSED)}
+    assert layers and not unseen, unseen
+    with_weight = [name for name in layers & set(seen)
+                   if isinstance(model.get_submodule(name), torch.nn.Conv2d)]
+    for name in with_weight:
+        assert shapes[name][:2] == (1, model.get_submodule(name).out_channels), name
+    assert attention.shapes({"a": (None, [images, {"b": images}, 7])}) == {
+        "a": [(1, 3, *SIZE), {"b": (1, 3, *SIZE)}, 7]}
 
 
 def test_points_are_fractions_of_the_sides():

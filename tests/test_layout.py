@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPERS = sorted(path.parent.name for path in ROOT.glob("papers/*/model.py"))
-SOURCES = [path for part in ("papers", "common", "datasets", "studies", "tests", "docs")
+SOURCES = [path for part in ("papers", "common", "datasets", "studies", "learn", "tests", "docs")
            for path in ROOT.glob(f"{part}/**/*.py")]
 SOURCES += list(ROOT.glob("*.py"))
 
@@ -29,7 +29,7 @@ def imports(path):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports(path):
     parts = path.relative_to(ROOT).parts
-    own = {"papers", "common", "datasets", "studies", "tests", "docs", "train", "eval"}
+    own = {"papers", "common", "datasets", "studies", "learn", "tests", "docs", "train", "eval"}
     for module, relative in imports(path):
         root = module.split(".")[0]
         if relative:

@@ -32,7 +32,7 @@ def test_what_is_shown_is_used(options, fast):
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
-    with attention.recording(model, explain.RECORD) as record:
+    with attention.record(model, explain.RECORD) as record:
         model(torch.randn(1, 3, *SIZE))
     panels = explain.explain(model, record, SIZE, PIXEL)
     assert len(panels) == 6

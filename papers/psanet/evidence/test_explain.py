@@ -17,7 +17,7 @@ def passed(*more, **options):
     torch.manual_seed(0)
     network = model.build(3, **options).eval()
     images = torch.randn(1, 3, *SIZE)
-    with attention.recording(network, (*explain.RECORD, *more)) as record, torch.no_grad():
+    with attention.record(network, (*explain.RECORD, *more)) as record, torch.no_grad():
         network(images)
     return network, record
 

@@ -22,7 +22,7 @@ def passed(*more, **options):
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
     images = torch.randn(1, 3, *SIZE)
-    with attention.recording(model, (*explain.RECORD, *more)) as record, torch.no_grad():
+    with attention.record(model, (*explain.RECORD, *more)) as record, torch.no_grad():
         model(images)
     return model, record
 

@@ -26,7 +26,7 @@ def points_and_row(network, image, pixel):
     Returns its points [L, M * N, 3], (x, y) as fractions of the image and the share of all that is
     read, and its rows of the matrix, mean over heads, [H_l, W_l] each.
     """
-    with attention.recording(network, explain.RECORD) as record:
+    with attention.record(network, explain.RECORD) as record:
         network(normalise(image)[None])
     name = [name for name in record if name.startswith("decoder")][-1]
     (query, reference, _, shapes), _ = record[name]

@@ -20,7 +20,7 @@ def passed(**options):
     for name, parameter in model.named_parameters():
         if "sampling_offsets" in name or "attention_weights" in name or not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
-    with attention.recording(model, explain.RECORD) as record, torch.no_grad():
+    with attention.record(model, explain.RECORD) as record, torch.no_grad():
         model(torch.randn(1, 3, *SIZE))
     return model, record
 

@@ -1,0 +1,287 @@
+"""The judge of the exercises: what is right passes, every planted mistake is found, hints fit."""
+
+import ast
+import copy
+import inspect
+import re
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+import torch
+
+from common.errors import UserError
+from learn import exercise, grade, judge, lesson
+
+PAPERS = lesson.papers()
+ALL = [(paper, e) for paper in PAPERS for e in lesson.exercises(paper)]
+each = pytest.mark.parametrize("paper,one", ALL, ids=[f"{p}-{e.name}" for p, e in ALL])
+
+# Changes of a solution that change no result: e^(x+c) for e^(x-c), 0 / x for 0 * x, ties, squares.
+EQUIVALENT = {
+    "psanet": ["logit + largest"],
+    "pysa": ["score + largest", "shape[-2]"],
+    "unept": ["reference[:, :, None, axis, None]", "0 / level[0, 0]", "level[1, 0]", "level[0, 1]",
+              "score + largest", "0 / scores.sum()", "angle + 180) / 2) + 180", "angle - 180",
+              "else 1", "count.get(image[y][x], 1)", "1.0 if", "256", "251", "250 ** 3",
+              "image[1])"],
+    "lrformer": ["score + largest", "width > height", "maps[1]"],
+}
+SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
+         ast.FloorDiv: ast.Mult, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE,
+         ast.GtE: ast.Gt, ast.Eq: ast.NotEq}
+
+
+def solved(paper):
+    """The page of exercises with the project's own solutions in both parts."""
+    text = exercise.page(paper)
+    for e in lesson.exercises(paper):
+        body = "\n".join(e.source.splitlines()[e.node.body[0].end_lineno - e.node.lineno + 1:])
+        for name in (e.name, f"{e.name}_fast"):
+            head = e.head(name)
+            assert text.count(head) == (1 if name == e.name or e.loops else 0)
+            text = text.replace(head, head.replace(lesson.EMPTY.rstrip("\n"), body))
+    return text
+
+
+def judged(paper, one, function):
+    """The state of the verdict, without looking for hints."""
+    with mock.patch.object(judge, "hint", lambda *_: ""):
+        return judge.judge(paper, one, function).state
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_solutions_pass_and_empty_files_are_empty(paper, tmp_path):
+    solution, empty = tmp_path / "solved.py", tmp_path / "empty.py"
+    solution.write_text(solved(paper), encoding="utf-8")
+    empty.write_text(exercise.page(paper), encoding="utf-8")
+    solution, empty = grade.load(solution), grade.load(empty)
+    for e in lesson.exercises(paper):
+        for name in (e.name, *([f"{e.name}_fast"] if e.loops else [])):
+            with grade.alone(paper, name, solution):
+                assert grade.verdict(paper, e, solution, name) == judge.Verdict("passed"), name
+            assert grade.verdict(paper, e, empty, name).state == "empty", name
+
+
+@each
+def test_the_form_of_model_py_passes_where_there_is_one(paper, one):
+    form = judge.fast_form(paper, one.name)
+    if form is not None:
+        assert judged(paper, one, form) == "passed"
+
+
+def changed(tree):
+    """Yields every node of a function that is changed, while it is: signs, comparisons, numbers,
+    the order of indices."""
+    for node in [n for statement in tree.body[1:] for n in ast.walk(statement)]:
+        if isinstance(node, ast.BinOp) and type(node.op) in SWAPS:
+            before, node.op = node.op, SWAPS[type(node.op)]()
+            yield
+            node.op = before
+        elif isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+            before, node.ops[0] = node.ops[0], SWAPS[type(node.ops[0])]()
+            yield
+            node.ops[0] = before
+        elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            node.value += 1
+            yield
+            node.value -= 1
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple):
+            order = node.slice.elts
+            for i in range(len(order) - 1):
+                order[i], order[i + 1] = order[i + 1], order[i]
+                yield
+                order[i], order[i + 1] = order[i + 1], order[i]
+
+
+@each
+def test_every_change_of_a_solution_is_found(paper, one):
+    """Or it changes nothing, and EQUIVALENT says so."""
+    naive, tree = lesson.part(paper, "naive"), copy.deepcopy(one.node)
+    same, before = EQUIVALENT.get(paper, ()), ast.unparse(tree)
+    for _ in changed(tree):
+        source, space = ast.unparse(ast.fix_missing_locations(tree)), dict(vars(naive))
+        if source == before or any(source.count(part) > before.count(part) for part in same):
+            continue
+        exec(compile(source, "changed", "exec"), space)
+        state = judged(paper, one, space[one.name])
+        lines = [b for a, b in zip(before.splitlines(), source.splitlines()) if a != b]
+        assert state in ("wrong", "raised"), f"{state}: {lines}"
+
+
+# -------------------------------------------------------------------- the known mistakes of a paper
+
+
+def linked(paper):
+    """{file: the lines of the functions and methods that the lesson's table links to}."""
+    found = {}
+    for e in lesson.exercises(paper):
+        for place in (place for *_, places in e.rows for place in places):
+            module, name = place.split(".", 1)
+            for item in name.split("."):
+                made = getattr(made if item != name.split(".")[0] else
+                               lesson.part(paper, module), item)
+            if inspect.isfunction(made):
+                lines, first = inspect.getsourcelines(made)
+                found.setdefault(f"{module}.py", set()).update(range(first, first + len(lines)))
+    return found
+
+
+# What a judge of one function in double precision cannot see, and what is no matter of an equation.
+BEYOND = ("precision", "autocast", "bfloat16", "training", "fast", "shortcut", "one image",
+          "stochastic depth", "dropout", "drop path", "size", "switch", "query embedding",
+          "maps of", "table of the wrong length")
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_known_mistakes_in_the_equations_are_found(paper):
+    known, places = lesson.part(paper, "evidence.mutants").MUTANTS, linked(paper)
+    forms = [e for e in lesson.exercises(paper) if judge.fast_form(paper, e.name)]
+    tried, missed = 0, []
+    for file, lines in places.items():
+        text = (lesson.ROOT / "papers" / paper / file).read_text(encoding="utf-8")
+        for what, old, new in known.get(file, ()):
+            line = text[: text.index(old)].count("\n") + 1
+            if line not in lines or any(word in what for word in BEYOND):
+                continue
+            tried += 1
+            mutant = text.replace(old, new)
+            states = (judged(paper, e, judge.planted(paper, file[:-3], mutant, e.name))
+                      for e in forms)
+            if not any(state in ("wrong", "raised") for state in states):
+                missed.append(what)
+    assert not missed and tried > 3, missed
+
+
+# ------------------------------------------------------------------------------------------ hints
+
+
+def wrong(paper, name, function):
+    """The text of the verdict on a function that is wrong."""
+    [one] = [e for e in lesson.exercises(paper) if e.name == name]
+    right = getattr(lesson.part(paper, "naive"), name)
+    found = judge.judge(paper, one, lambda *arguments: function(right, *arguments))
+    assert found.state == "wrong", found
+    return found.text
+
+
+@pytest.mark.parametrize("function,words", [
+    (lambda right, *a: right(*a).transpose(2, 3), ["transposed", "(0, 1, 3, 2)"]),
+    (lambda right, *a: right(*a).flip(2), ["axis 2 runs backwards"]),
+    (lambda right, *a: right(*a).roll(1, 3), ["shifted by one along axis 3"]),
+    (lambda right, *a: right(*a) * 12, ["a factor", "12 times"]),
+    (lambda right, *a: right(*a) / 3 ** 0.5, ["a factor", "1/sqrt(3) times"]),
+    (lambda right, *a: -right(*a), ["a factor", "-1 times"]),
+    (lambda right, *a: right(*a) + 1, ["a constant", "1 too large"]),
+    (lambda right, *a: right(*a).flatten(2), ["in another shape"]),
+    (lambda right, *a: right(*a) / 0, ["division by zero"]),
+    (lambda right, q, table, v, *more: right(q.flip(1), table, v, *more),
+     ["q read backwards along axis 1"]),
+    (lambda right, q, table, v, mask, softmax=True, factor=1.0:
+     right(q, table, v, mask, not softmax, factor), ["softmax the other way round"]),
+])
+def test_hints_on_a_result(function, words):
+    text = wrong("psanet", "collect", function)
+    assert all(word in text for word in ["smells", *words]), text
+    assert re.search(r"shape|first at \[.*\]: yours .*, expected", text), text
+
+
+def no_root(right, q, k, v, regions, position=None):
+    return right(q * q.shape[1] ** 0.5, k, v, regions, position)
+
+
+def softmax_of_columns(right, q, k, v, regions, position=None):
+    with judge.softmax_over(-2):
+        return judge.fast_form("pysa", "attend")(q, k, v, regions, position)
+
+
+@pytest.mark.parametrize("paper,name,function,words", [
+    ("pysa", "attend", no_root, "without the square root"),
+    ("pysa", "attend", softmax_of_columns, "softmax over the wrong axis"),
+    ("unept", "full_attention", lambda right, q, k, v: right(q, v, k) if 0 else right(q, k, k),
+     "first at"),
+    ("pan", "add_weighted", lambda right, up, w, detail: right(detail, w, up), "exchanged"),
+    ("lrformer", "pyramid", lambda right, side: right(side)[::-1], "first at"),
+])
+def test_hints_on_a_function(paper, name, function, words):
+    assert words in wrong(paper, name, function)
+
+
+@pytest.mark.parametrize("a,words", [
+    (torch.tensor([[1.0, 2], [3, 5]]), "softmax is missing over axis 1"),
+    (torch.tensor([[1.0, 2], [3, 5]]).softmax(0), "softmax over the wrong axis"),
+])
+def test_hints_on_weights(a, words):
+    assert words in judge.smell_of_result(a, torch.tensor([[1.0, 2], [3, 5]]).softmax(1))
+
+
+def test_hints_on_activations_and_borders():
+    x = torch.linspace(-2, 3, 24).view(4, 6)
+    assert "ReLU is missing" in judge.smell_of_result(x, x.relu())
+    assert "sigmoid is missing" in judge.smell_of_result(x, x.sigmoid())
+    y = x.clone()
+    y[0], y[-1] = 7, 8
+    assert judge.smell_of_result(y, x) == ""
+    assert judge.where_wrong(y, x) == "axis 0, index [0, 3]: only the border"
+
+
+def test_known_mistakes_are_named():
+    """A student's mistake that is one of the paper's mutants is called by its name."""
+    paper, name = "psanet", "distribute"
+    what = "the distributing source is read at the receiver's offset"
+    [mutant] = [function for known, function in judge.mutants_of(paper, name) if known == what]
+    assert what in wrong(paper, name, lambda right, *arguments: mutant(*arguments))
+
+
+# ----------------------------------------------------------------------------------- the programs
+
+
+def program(module, *arguments):
+    return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], cwd=lesson.ROOT,
+                          capture_output=True, text=True, check=False)
+
+
+def test_a_students_file_is_never_touched(tmp_path):
+    target = exercise.write("pysa", tmp_path)
+    target.write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match="it is yours"):
+        exercise.write("pysa", tmp_path)
+    assert target.read_text(encoding="utf-8") == "mine"
+
+
+def test_what_the_grade_says(tmp_path, monkeypatch, capsys):
+    """Right, wrong, raised, empty and fast, of a file in which there is one of each."""
+    text = solved("psanet")
+    text = text.replace("        z.append(aggregate(logits, v, softmax, divisor))",
+                        "        z.append(2 * aggregate(logits, v, softmax, divisor))", 1)
+    start = text.index("def overcomplete(")
+    body = text.index("    h = [sum(", start)
+    text = text[:body] + "    return q[7, 7, 7]\n" + text[text.index("\n\n\n", body):]
+    (tmp_path / "psanet.py").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(grade, "FOLDER", tmp_path)
+    monkeypatch.setattr("sys.argv", ["grade", "psanet"])
+    grade.main()
+    out = capsys.readouterr().out
+    assert re.search(r"wrong   \(D\)  collect\n +first at .*\n +smells: a factor: .* 2 times", out)
+    assert re.search(r"raised  \(C\)  overcomplete\n +.*IndexError", out), out
+    assert re.search(r"passed  \(E\)  distribute_fast\n +loops .*\n +yours .*\n +model.py ", out)
+    assert "5 of 7 equations right" in out
+
+
+def test_a_copy_of_the_loops_is_slow_and_the_form_of_model_py_fast():
+    [one] = [e for e in lesson.exercises("psanet") if e.name == "collect"]
+    assert judge.ladder("psanet", one, lesson.part("psanet", "naive").collect)[1] == "slow"
+    rungs, text = judge.ladder("psanet", one, judge.fast_form("psanet", "collect"))
+    assert text == "fast" and [who for who, _ in rungs] == ["loops", "yours", "model.py"]
+    assert rungs[1][1] < rungs[0][1] / 10
+
+
+@pytest.mark.parametrize("arguments,words", [
+    (("learn.grade", "alexnet"), "one of: lrformer, pan, psanet, pysa, unept"),
+    (("learn.exercise", "alexnet"), "one of: lrformer, pan, psanet, pysa, unept"),
+    (("learn.grade", "psanet", "collct"), "collct: no such exercise"),
+])
+def test_mistakes_are_one_line(arguments, words):
+    result = program(*arguments)
+    assert result.returncode == 2 and words in result.stderr and result.stderr.count("\n") == 1
