@@ -147,12 +147,15 @@ def main():
     if not config.get("classes"):  # official files do not tell them
         names = [f"class {number}" for number in range(config["num_classes"])]
         config.update(classes=names, palette=palette(len(names)))
-    if not arguments.data and arguments.dataset in (None, config["dataset"]):
-        arguments.data = weights.own_data(out)
+    own = None if arguments.image or arguments.data else weights.own_data(out)
+    if own and arguments.dataset in (None, config["dataset"]):
+        arguments.data = own
     protocol, out = choose_protocol(arguments, config, recipe), arguments.out or out
     action = attend if arguments.attention else segment if arguments.image else score
     try:
         action(model, config, arguments, protocol, out, device)
+        if own and arguments.data == own:
+            print(f"data: {own}, those of the training")
     except ValueError as error:  # a network that knows one image size only says so
         raise UserError(str(error)) from None
 
