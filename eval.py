@@ -1,6 +1,6 @@
 """Score a trained network on a dataset, or segment one picture with it.
 
-  python eval.py runs/pysa-tiny-shapes/best.pt                    mIoU per class, pictures
+  python eval.py runs/pysa-tiny-shapes/best.pt                 IoU per class as text and CSV, pictures
   python eval.py runs/pysa-tiny-camvid --data PATH --split test   a folder means its best.pt
   python eval.py CHECKPOINT --data PATH --protocol multiscale
   python eval.py CHECKPOINT --image photo.jpg                     a segmented copy; FOLDER: of all
@@ -131,6 +131,7 @@ def score(model, config, arguments, protocol, out, device):
     print(f"{matrix.table(dataset.classes)}\nmIoU {matrix.miou:.1%}")
     target = out / f"{name}-{arguments.split}.png"
     pictures.save_png(target, pictures.predictions(samples, dataset.classes, dataset.palette))
+    predictions.write_scores(target.with_suffix(".csv"), dataset.classes, matrix.iou)
     print(f"{len(dataset)} images, split {arguments.split}, protocol {arguments.protocol}   "
           f"pictures: {target}")
 
