@@ -1,6 +1,6 @@
 """Score a trained network on a dataset, or segment one picture with it.
 
-  python eval.py runs/pysa-tiny-shapes/best.pt                 IoU per class as text and CSV, pictures
+  python eval.py runs/pysa-tiny-shapes/best.pt                    IoU per class, pictures, a CSV
   python eval.py runs/pysa-tiny-camvid --data PATH --split test   a folder means its best.pt
   python eval.py CHECKPOINT --data PATH --protocol multiscale
   python eval.py CHECKPOINT --image photo.jpg                     a segmented copy; FOLDER: of all
