@@ -28,6 +28,14 @@ from datasets.segment import segment
 from papers import attention, describe, weights
 
 
+def factors(text):
+    """An argparse type: "0.5,1" -> (0.5, 1.0)."""
+    return tuple(cli.positive(float)(part) for part in text.split(","))
+
+
+factors.__name__ = "list of positive numbers"  # what argparse calls it when it complains
+
+
 def parse():
     parser = cli.Parser(__doc__)
     add = parser.add_argument
@@ -45,7 +53,7 @@ def parse():
     add("--protocol", choices=(*PROTOCOLS, "paper"), default="whole")
     add("--crop-size", type=cli.positive(int),
         help="window of sliding and multiscale (default: the training crop)")
-    add("--scales", type=cli.factors, metavar="A,B,...",
+    add("--scales", type=factors, metavar="A,B,...",
         help="sizes of the image to average over (default: the protocol's)")
     add("--save-predictions", type=Path, nargs="?", const=True, metavar="DIR", help="write every "
         "prediction as a PNG in the dataset's own ids (default: predictions/ beside the pictures)")

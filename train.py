@@ -31,12 +31,11 @@ from common.errors import run
 from common.guard import rehearse
 from common.loop import train
 from common.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
-from common.run import open_run, write_config
 from datasets.pictures import draw_run
 from datasets.predictions import keep_out
 from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augmentation
-from papers import describe, start, weights
+from papers import describe, options, runs, start, weights
 from papers.settings import DEFAULTS, check, resolve
 
 
@@ -84,7 +83,7 @@ def main():
     names = (getattr(arguments, name) or DEFAULTS[name] for name in ("paper", "preset", "dataset"))
     out = arguments.out or Path("runs") / "-".join(names)
     starts = arguments.dry_run and not arguments.resume  # then no run is in the way
-    resumed = None if starts else open_run(out, arguments.resume)
+    resumed = None if starts else runs.open_run(out, arguments.resume)
     config, recipe = resolve(arguments, resumed)
     device, world = cli.pick_device(arguments.device), int(os.environ.get("WORLD_SIZE", 1))
     check(arguments, config, recipe, device, world)
@@ -98,7 +97,7 @@ def main():
     for dataset in (train_set, val_set):
         keep_out(dataset, arguments.data, out, "--out")
     torch.manual_seed(config["seed"])
-    model = cli.build_model(
+    model = options.build_model(
         config["paper"], config["preset"], config["num_classes"], config["options"])
     if arguments.weights and not resumed:
         report = weights.load_backbone(config["paper"], model, arguments.weights)
@@ -109,23 +108,24 @@ def main():
     samples = TrainingSamples(train_set, augmentation(recipe), config["seed"])
     begun = time.monotonic()
     if not resumed:
-        rehearse(model, samples, recipe, device, config["precision"], arguments.compile)
+        rehearse(model, samples, val_set, recipe, device, config["precision"],
+                 arguments.compile)
     forward = None if resumed else time.monotonic() - begun
 
-    cli.make_folder(out)
-    if first:
-        write_config(out, config, recipe, arguments.data)
-        describe.open_training(config, recipe, train_set, val_set, out, device, forward)
     workers = arguments.workers
     if workers is None:
         workers = 2 if config["dataset"] in datasets.LOADERS else 0
     stream = functools.partial(
         batches, samples, steps=recipe.steps, batch_size=recipe.batch_size, workers=workers)
-    result = train(
-        model, stream, val_set, recipe, config, out, seed=config["seed"], device=device,
-        precision=config["precision"], compile=arguments.compile, resume=resumed,
-        draw=functools.partial(draw_run, out, val_set.classes, val_set.palette),
-    )
+    with runs.locked(out, new=not resumed):
+        if first:
+            runs.write_config(out, config, recipe, arguments.data)
+            describe.open_training(config, recipe, train_set, val_set, out, device, forward)
+        result = train(
+            model, stream, val_set, recipe, config, out, seed=config["seed"], device=device,
+            precision=config["precision"], compile=arguments.compile, resume=resumed,
+            draw=functools.partial(draw_run, out, val_set.classes, val_set.palette),
+        )
     if world > 1:
         torch.distributed.destroy_process_group()
     if isinstance(result, int):

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pickle
+import secrets
 import warnings
 import zipfile
 from pathlib import Path
@@ -15,11 +16,12 @@ from .errors import UserError
 
 def write_atomically(path, content):
     """Write bytes to a temporary file beside `path`, flush it to the disk, then rename it.
-    Whoever reads `path`, at any moment and after any crash, sees the old content or the new."""
+    Whoever reads `path`, at any moment and after any crash, sees the old content or the new.
+    Every writer has a temporary file of its own, NAME.XXXXXXXX.part."""
     path = Path(path)
-    temporary = path.with_name(path.name + ".part")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

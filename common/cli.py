@@ -1,4 +1,4 @@
-"""What both programs need: types of flags, the device, the papers there are and their networks."""
+"""What both programs need: types of flags, the device, the papers there are."""
 
 import argparse
 import dataclasses
@@ -34,14 +34,6 @@ def positive(kind):
         return number
     parse.__name__ = f"positive {kind.__name__}"
     return parse
-
-
-def factors(text):
-    """An argparse type: "0.5,1" -> (0.5, 1.0)."""
-    return tuple(positive(float)(part) for part in text.split(","))
-
-
-factors.__name__ = "list of positive numbers"  # what argparse calls it when it complains
 
 
 def pick_device(name):
@@ -88,17 +80,3 @@ def load_recipe(paper, dataset, preset="tiny"):
     if preset == "tiny" and dataset not in ("shapes", None) and f"{dataset}_tiny" not in recipes:
         return dataclasses.replace(recipes["shapes"], **LAPTOP)
     return recipes.get(f"{dataset}_{preset}") or recipes.get(dataset) or recipes["default"]
-
-
-def build_model(paper, preset, num_classes, options):
-    """papers.PAPER.model.build, with what it refuses as one line that names the flag."""
-    try:
-        return load_paper(paper).build(num_classes, preset, **options)
-    except ValueError as error:
-        flag = f"--preset {preset}" if "preset" in str(error) else "--set"
-        raise UserError(f"{flag}: {error}") from None
-    except (TypeError, ArithmeticError, RuntimeError, AttributeError, LookupError) as error:
-        if not options:
-            raise
-        given = " ".join(f"--set {name}={value}" for name, value in options.items())
-        raise UserError(f"{given}: not possible: {error}") from None

@@ -2,13 +2,20 @@
 
 import contextlib
 import math
+import sys
 
 import torch
 
 from . import processes
 from .errors import UserError
-from .inference import normalise
+from .inference import Protocol, normalise, predict
 from .recipe import half_precision
+
+
+def lacks_memory(error):
+    """Whether an exception says that memory could not be had, on a GPU or the CPU."""
+    said = any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
+    return said or isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
 
 @contextlib.contextmanager
@@ -21,33 +28,73 @@ def name_the_flag(recipe, device):
     except ValueError as error:  # a network that cannot take this batch says why
         flags = f"--batch-size {recipe.batch_size}, --crop-size {recipe.crop_size}"
         raise UserError(f"{flags}: {error}") from error
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"--batch-size {recipe.batch_size}: more than the memory of {device} holds; "
-            f"--accumulate {2 * recipe.accumulate} needs less for the same step"
-        ) from error
     except torch._dynamo.exc.TorchDynamoException as error:
         reason, _, _ = str(error).partition("\n\n")  # the rest is advice to PyTorch's developers
         raise UserError(f"--compile is not possible here, leave it out: {reason}") from error
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if lacks_memory(error):
+            raise UserError(
+                f"--batch-size {recipe.batch_size}, --crop-size {recipe.crop_size}: more than the "
+                f"memory of {device} holds; --accumulate {2 * recipe.accumulate} needs less for "
+                "the same step"
+            ) from error
         if device.startswith("mps"):
             raise UserError(f"--device {device} cannot do all this network needs, --device cpu "
                             f"can: {error}") from error
         raise
 
 
-def rehearse(model, samples, recipe, device="cpu", precision="float32", compile=False):
-    """One forward pass that leaves no trace. Raises UserError for a flag that does not go with
-    this network, too little memory and unreadable data, before anything is written."""
+@contextlib.contextmanager
+def name_the_image(weights=None):
+    """Turn what goes wrong in an evaluation into a UserError. weights: a file that is safe."""
+    try:
+        yield
+    except (ValueError, RuntimeError, MemoryError) as error:
+        reason = str(error)
+        if lacks_memory(error):
+            reason = "too little memory for a whole image; eval.py --protocol sliding needs less"
+        elif isinstance(error, RuntimeError):
+            raise
+        place = "" if isinstance(error, UserError) else "validation images: "
+        kept = f"; {weights} holds the trained network" if weights else ""
+        raise UserError(f"{place}{reason}{kept}") from error
+
+
+def evaluate_if_due(run, score):
+    """Evaluate the state of a run by score(keep=4). If that fails, a line on stderr says so and the
+    training goes on. But where several processes train, the others would wait for ever."""
+    if not run.due:
+        return
+    processes.share_statistics(run.model)
+    run.save("last.pt")  # before: what goes wrong now does not cost the steps
+    try:
+        with name_the_image(run.out / "last.pt"):
+            result = score(keep=4)
+    except UserError as error:
+        if processes.count() > 1:
+            raise
+        print(f"\nstep {run.step} is not evaluated: {error}", file=sys.stderr)
+    else:
+        run.evaluated(*result)
+    run.model.train()
+
+
+def rehearse(model, samples, val_set, recipe, device="cpu", precision="float32", compile=False):
+    """One forward pass of a batch and of a validation image that leave no trace. Raises UserError
+    for a flag that does not go with this network, too little memory and unreadable data, before
+    anything is written."""
     model.to(device, memory_format=torch.channels_last).train()
     buffers = [buffer.clone() for buffer in model.buffers()]  # BatchNorm counts every pass
     count = recipe.batch_size // processes.count() // recipe.accumulate
-    images = torch.stack([samples[number][0] for number in range(count)])
     with name_the_flag(recipe, device), half_precision(precision, device)[0]:
+        images = torch.stack([samples[number][0] for number in range(count)])
         network = torch.compile(model) if compile else model
         network(normalise(images, device).contiguous(memory_format=torch.channels_last))
-    for buffer, before in zip(model.buffers(), buffers):
+    for buffer, before in zip(model.buffers(), buffers, strict=True):
         buffer.copy_(before)
+    with name_the_image():
+        (image, _), _ = val_set[0], val_set[len(val_set) - 1]
+        predict(model.eval(), image, Protocol(scales=(recipe.test_scale,)), device)
 
 
 def check_finite(loss, norm, scaler, run):
@@ -58,5 +105,5 @@ def check_finite(loss, norm, scaler, run):
     raise UserError(
         f"the loss became {loss}, the norm of its gradient {norm}, in step {run.step}; nothing was "
         f"learned from it, and {run.out / 'last.pt'} holds the last good state. A smaller --lr "
-        f"than {run.recipe.lr:g} is the usual cure"
+        f"than {run.recipe.lr:g} is the usual cure, in a new run: --out DIR"
     )

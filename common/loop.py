@@ -12,7 +12,7 @@ import math
 import torch
 
 from . import checkpoint, processes
-from .guard import check_finite, name_the_flag
+from .guard import check_finite, evaluate_if_due, name_the_flag, name_the_image
 from .inference import Protocol, evaluate, normalise
 from .losses import cross_entropy, segmentation_loss
 from .recipe import half_precision, make_optimizer, set_learning_rate
@@ -39,6 +39,7 @@ def train(model, stream, val_set, recipe, config, out, *, seed=0, device="cpu",
     network = torch.compile(network) if compile else network
 
     with run.progress_bar() as bar, Stop() as stop, stream(run.step) as batches:
+        evaluate_if_due(run, score)  # the run was killed before that, or could not
         for images, label in batches:
             processes.seed_step(seed, run.step)
             set_learning_rate(optimizer, recipe, run.step)
@@ -54,17 +55,16 @@ def train(model, stream, val_set, recipe, config, out, *, seed=0, device="cpu",
             scaler.step(optimizer)
             scaler.update()
             run.record(loss, bar)
-            if run.step % recipe.eval_every == 0 or run.step == recipe.steps:
-                processes.share_statistics(model)
-                run.evaluated(*score(keep=4))
-                model.train()
+            evaluate_if_due(run, score)
             if (number := stop.requested(device)) and run.step < recipe.steps:
                 run.save("last.pt")
                 return number
 
     processes.agree(0, device=device)  # only after the first process has written
-    model.load_state_dict(checkpoint.load(run.out / "best.pt")["model"])
-    return score()[0]
+    if run.log:
+        model.load_state_dict(checkpoint.load(run.out / "best.pt")["model"])
+    with name_the_image(run.out / "last.pt"):
+        return score()[0]
 
 
 def add_gradients(network, model, images, label, recipe, autocast, scaler):

@@ -73,7 +73,8 @@ class ConfusionMatrix:
         """The per-class scores as readable lines."""
         width = max(len(name) for name in classes)
         lines = [f"{'class'.ljust(width)}    IoU"]
-        lines += [f"{name.ljust(width)}  {value:5.1%}" for name, value in zip(classes, self.iou)]
+        lines += [f"{name.ljust(width)}  {value:5.1%}"
+                  for name, value in zip(classes, self.iou, strict=True)]
         accuracy = f"pixel accuracy {self.pixel_accuracy:.1%}"
         lines.append(f"{'mIoU'.ljust(width)}  {self.miou:5.1%}   {accuracy}")
         if missing := int(np.isnan(self.iou).sum()):

@@ -2,8 +2,6 @@
 
 import csv
 import io
-import json
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -11,41 +9,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from . import checkpoint, processes
-from .errors import UserError
 from .recipe import learning_rate_factor
 
 FILES = ("last.pt", "best.pt", "log.csv", "curves.png", "predictions.png", "config.json")
 PROGRESS = ("step", "best", "log", "running", "curve")  # of a Run
-
-
-def open_run(out, resume):
-    """The content of last.pt in the folder `out`, or None for a training that starts. Refuses to
-    touch a run, or a file of that name, without `resume`. With it a run that has no checkpoint yet
-    starts, so that a script can always say --resume."""
-    here = [name for name in FILES if (out / name).exists()]
-    if here and not resume:
-        raise UserError(f"{out} already holds a run ({', '.join(here)}): add --resume to go on "
-                        "with it, or --out DIR to start another")
-    if not {"last.pt", "best.pt"} & {*here}:
-        if resume:
-            print(f"{out} holds no checkpoint yet: starting at step 0", file=sys.stderr)
-        return None
-    try:
-        return checkpoint.load_run(out / "last.pt")
-    except UserError as error:
-        try:
-            step = checkpoint.load_run(out / "best.pt")["step"]
-        except UserError:
-            raise error from None
-        raise UserError(f"{error}; best.pt beside it is whole: copy it to last.pt to go on from "
-                        f"step {step}") from None
-
-
-def write_config(out, config, recipe, data):
-    """What was trained on what, for people, as config.json."""
-    settings = {**config, "recipe": asdict(recipe), "data": data and str(data)}
-    text = json.dumps(settings, indent=2) + "\n"
-    checkpoint.write_atomically(out / "config.json", text.encode())
 
 
 class Run:
@@ -63,7 +30,8 @@ class Run:
         self.step, self.best, self.log, self.running, self.curve = 0, -1.0, [], [0.0, 0], []
         if processes.rank() == 0:
             for name in FILES:  # left by a process that was killed while it wrote
-                (self.out / f"{name}.part").unlink(missing_ok=True)
+                for path in self.out.glob(f"{name}*.part"):
+                    path.unlink(missing_ok=True)
         if not resume:
             self.save("last.pt")  # a run can be resumed from its first second on
             return
@@ -87,6 +55,13 @@ class Run:
         self.started, self.first = time.monotonic(), self.step
         return tqdm(total=self.recipe.steps, initial=self.step, unit="step",
                     desc=self.config["paper"], disable=processes.rank() > 0)
+
+    @property
+    def due(self):
+        """Whether this state is one to evaluate and has not been evaluated."""
+        done, recipe = self.log[-1]["step"] if self.log else 0, self.recipe
+        return self.step > done and (
+            self.step % recipe.eval_every == 0 or self.step == recipe.steps)
 
     def record(self, loss, bar):
         """A step is done."""

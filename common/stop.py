@@ -1,9 +1,12 @@
-"""Ctrl-C and SIGTERM end a training after a step, not in the middle of one."""
+"""Ctrl-C, SIGTERM and a lost terminal end a training after a step, not in the middle of one."""
 
 import contextlib
 import signal
 
 from . import processes
+
+HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
+SIGNALS = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)))
 
 
 class Stop:
@@ -15,8 +18,9 @@ class Stop:
     def __enter__(self):
         self.before = {}
         with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self.request)
+            for number in SIGNALS:
+                if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN:  # of nohup
+                    self.before[number] = signal.signal(number, self.request)
         return self
 
     def request(self, number, frame):

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from common import processes
 from common.errors import UserError
+from common.stop import SIGNALS
 
 
 class TrainingSamples(Dataset):
@@ -44,7 +45,7 @@ def batches(samples, first_step, steps, batch_size, workers=0):
     a worker is a UserError that reads as it would without workers."""
     rank, share = processes.rank(), batch_size // processes.count()
     starts = (step * batch_size + rank * share for step in range(first_step, steps))
-    numbers = [range(start, start + share) for start in starts]
+    numbers = (range(start, start + share) for start in starts)  # no list: there may be 10^9
     loader = DataLoader(
         samples, batch_sampler=numbers, num_workers=workers, worker_init_fn=prepare_worker)
     before, stream = set(multiprocessing.active_children()), None
@@ -61,7 +62,7 @@ def batches(samples, first_step, steps, batch_size, workers=0):
         raise
     finally:
         # Not left to the exit: there Python ends its children by SIGTERM, which they ignore.
-        if workers and stream:
+        if workers and stream is not None:  # its truth would be the length of the run
             stream._shutdown_workers()
         for worker in set(multiprocessing.active_children()) - before:
             worker.kill()
@@ -88,7 +89,7 @@ def worker_message(error, workers):
 def prepare_worker(number):
     """Terminals and schedulers signal the whole process group, but the step cannot be finished
     without its data: a worker lives as long as its parent, whatever signal comes, and no longer."""
-    for one in (signal.SIGINT, signal.SIGTERM):
+    for one in SIGNALS:
         signal.signal(one, signal.SIG_IGN)
 
     def follow():

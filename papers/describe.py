@@ -10,8 +10,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.cli import build_model, load_paper
+from common.cli import load_paper
 from common.recipe import LAPTOP, Recipe, learning_rate_factor, make_optimizer
+
+from .options import build_model
 
 KINDS = {bool: "true or false", int: "whole number", float: "number", str: "text",
          tuple: "values", type(None): "values or None"}

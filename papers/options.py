@@ -99,3 +99,17 @@ def parse_recipe(pairs):
             raise UserError(f"--recipe {name}={value}: wanted {wanted}")
         numbers[name] = tuple(value) if isinstance(known[name], tuple) else value
     return numbers
+
+
+def build_model(paper, preset, num_classes, options):
+    """papers.PAPER.model.build, with what it refuses as one line that names the flag."""
+    try:
+        return load_paper(paper).build(num_classes, preset, **options)
+    except ValueError as error:
+        flag = f"--preset {preset}" if "preset" in str(error) else "--set"
+        raise UserError(f"{flag}: {error}") from None
+    except (TypeError, ArithmeticError, RuntimeError, AttributeError, LookupError) as error:
+        if not options:
+            raise
+        given = " ".join(f"--set {name}={value}" for name, value in options.items())
+        raise UserError(f"{given}: not possible: {error}") from None

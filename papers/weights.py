@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from common import checkpoint
-from common.cli import build_model, load_paper, load_recipe, papers
+from common.cli import load_paper, load_recipe, papers
 from common.errors import UserError
 from common.recipe import Recipe
 
@@ -92,7 +92,7 @@ def load_network(run, official, paper, preset, pairs, dataset):
     else:
         config, state, recipe = load_run(run, paper, preset, pairs)
         folder = run if run.is_dir() else run.parent
-    model = build_model(
+    model = options.build_model(
         config["paper"], config["preset"], config["num_classes"], config["options"])
     try:
         model.load_state_dict(state)

@@ -22,9 +22,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from tqdm import tqdm
 
-from common.cli import build_model
 from datasets import pictures
 from papers.lrformer.model import Attention
+from papers.options import build_model
 from papers.pan.model import FPA
 from papers.psanet.model import PSA
 from papers.pysa.fast import series
@@ -131,7 +131,7 @@ def measure(sides, device):
                 memory = extra_memory(device, make, name, side, backward)
                 rows.append(dict(zip(COLUMNS, (
                     name, side, PASSES[backward], parameters, total,
-                    f"{1e3 * seconds[name]:.3g}", f"{memory:.3g}", share))))
+                    f"{1e3 * seconds[name]:.3g}", f"{memory:.3g}", share), strict=True)))
     return rows
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.cli import build_model
 from common.inference import normalise
 from datasets import pictures
 from datasets.shapes import Shapes
+from papers.options import build_model
 
 from .trainings import NAMES, ROOT, ROWS, load_best, parser, run_of, train_all
 
@@ -27,7 +27,7 @@ def receptive_field(model, images, classes):
     images: uint8 [n, H, W, 3], classes: which score of each image, [n] -> [H, W], float64.
     """
     total = 0
-    for image, number in zip(images, classes):
+    for image, number in zip(images, classes, strict=True):
         x = normalise(image)[None].requires_grad_()
         score = model(x)["out"][0, number, image.shape[0] // 2, image.shape[1] // 2]
         total = total + torch.autograd.grad(score, x)[0].abs().sum((0, 1)).double()

@@ -35,7 +35,8 @@ def make_data(folder, count=10, side=64):
     for part in ("images", "labels"):
         (folder / part).mkdir(parents=True)
     for number in range(count):
-        for part, picture in zip(("images", "labels"), make_scene(0, "train", number, side, side)):
+        pictures = make_scene(0, "train", number, side, side)
+        for part, picture in zip(("images", "labels"), pictures, strict=True):
             Image.fromarray(picture).save(folder / part / f"{number}.png")
     (folder / "classes.txt").write_text("\n".join(CLASSES), encoding="utf-8")
 
@@ -72,7 +73,7 @@ def half_written(out):
 def kill_once(process, out, kind, rng):
     """Kill the process at a moment of this kind. True if it was that moment."""
     last, writing = out / "last.pt", kind.startswith("while")
-    parts = [out / f"{name}.part" for name in (FILES if "any" in kind else ("last.pt",))]
+    pattern = "*.part" if "any" in kind else "last.pt.*.part"
     if kind == "at any time":
         time.sleep(rng.uniform(0, 5))
     else:
@@ -80,14 +81,14 @@ def kill_once(process, out, kind, rng):
         wait_for(process, lambda: last.exists() and last.stat().st_mtime_ns != before, pause=0.005)
         time.sleep(rng.uniform(0, 0.2))
     if writing:
-        wait_for(process, lambda: any(map(os.path.exists, parts)))
+        wait_for(process, lambda: any(out.glob(pattern)))
     process.kill()
     _, error = process.communicate()
     if process.returncode == 0:
         raise RuntimeError("training ended before it could be killed")
     if process.returncode == 2:
         raise RuntimeError(error.decode())
-    return not writing or any(map(os.path.exists, parts))
+    return not writing or any(out.glob(pattern))
 
 
 def differences(a, b, where=""):
@@ -103,7 +104,7 @@ def differences(a, b, where=""):
     if isinstance(a, (list, tuple)):
         if len(a) != len(b):
             return [f"{where}: {len(a)} and {len(b)} entries"]
-        return [place for n, pair in enumerate(zip(a, b))
+        return [place for n, pair in enumerate(zip(a, b, strict=True))
                 for place in differences(*pair, f"{where}/{n}")]
     return [] if a == b or (a != a and b != b) else [f"{where}: {a} and {b}"]
 

@@ -606,7 +606,7 @@ PROGRAM = {
     ]),
     "papers/attention.py": (tests_of(
         "tests/test_attention.py", "pixel_is_row_then_column",
-        "the_place_in_what_the_network_sees", "recording_changes_nothing"), [
+        "the_place_in_what_the_network_sees", "points_are_fractions_of_the_sides"), [
         ("column and row are swapped", "return row, column", "return column, row"),
         ("the last row of an image is outside", "0 <= row < size[0]", "0 <= row < size[0] - 1"),
         ("the ring and the map belong to different pixels of a resized image",
@@ -778,12 +778,8 @@ PAPER = {
         "unept", "every_released_variant_converts", "older_names_convert",
         "convert_says_what_is_wrong", "what_a_file_does_not_tell_can_be_said", "resnet_files_load",
         "official_outputs_and_gradients"), [
-        ("norms of the decoder are used in the order in which they are written down",
-         r"""layers\.(\d+)\.norm2\.", r"decoder.\1.norm_self.")""",
-         r"""layers\.(\d+)\.norm2\.", r"decoder.\1.norm_cross.")"""),
-        ("files know half as many queries as they have",
+        ("networks are built for images twice as large as those of the file",
          "8 * round(len(query_embed) ** 0.5)", "16 * round(len(query_embed) ** 0.5)"),
-        ("heads that are told are ignored", 'options.get("heads", HEADS)', "HEADS"),
         ("files with boundary heads are refused", 'name.startswith("mask_head.")',
          'name.startswith("mask_heads.")'),
         ("the later convolutions of a deep stem are mixed up", '3: "conv2", 4: "bn2", 6: "conv3"',

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.inference import (
-    PROTOCOLS, Protocol, fitted_size, normalise, predict, scores, window_starts,
+    PROTOCOLS,
+    Protocol,
+    fitted_size,
+    normalise,
+    predict,
+    scores,
+    window_starts,
 )
 
 WHOLE = PROTOCOLS["whole"]
@@ -176,7 +182,7 @@ def semseg(model, image, base, crop, scales):
                 both = model(torch.cat([x[window], x[window].flip(-1)]))["out"].softmax(1)
                 probability[window] += ((both[0] + both[1].flip(-1)) / 2)[None]
                 count[window[1:]] += 1
-        rows, columns = (slice(b, b + side) for b, side in zip(before, scaled))
+        rows, columns = (slice(b, b + side) for b, side in zip(before, scaled, strict=True))
         probability = (probability / count)[..., rows, columns]
         total = total + F.interpolate(probability, size, mode="bilinear", align_corners=False)[0]
     return total
@@ -283,6 +289,7 @@ def test_a_smaller_answer_than_the_windows():
 def test_every_paper_protocol_is_possible():
     import importlib
     from pathlib import Path
+
     import datasets
     for path in Path(__file__).parent.parent.glob("papers/*/recipe.py"):
         recipe = importlib.import_module(f"papers.{path.parent.name}.recipe")

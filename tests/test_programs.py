@@ -268,7 +268,7 @@ def test_names_of_segmented_pictures(monkeypatch, tmp_path, others, name):
 def saved_run(folder, **changes):
     config = {"paper": "pysa", "preset": "tiny", "num_classes": 3, "options": {"channels": 8},
               "dataset": "shapes", "classes": list("abc"), "palette": [[0, 0, 0]] * 3}
-    model = cli.build_model("pysa", "tiny", 3, {"channels": 8})
+    model = options.build_model("pysa", "tiny", 3, {"channels": 8})
     state = {"model": model.state_dict(), "config": config, "recipe": {"crop_size": 96},
              "optimizer": {}, "log": [], "step": 0}
     checkpoint.save(folder / "best.pt", {**state, **changes})
@@ -320,10 +320,10 @@ def test_options_of_another_kind(pair, paper):
 
 
 def test_options_reach_the_network():
-    model = cli.build_model("pysa", "tiny", 3, {"channels": 8})
+    model = options.build_model("pysa", "tiny", 3, {"channels": 8})
     assert model.head.classifier.in_channels == 8
     with pytest.raises(UserError, match="--set: .*chanels"):
-        cli.build_model("pysa", "tiny", 3, {"chanels": 8})
+        options.build_model("pysa", "tiny", 3, {"chanels": 8})
 
 
 def test_devices(monkeypatch):

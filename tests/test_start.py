@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from common import checkpoint
-from common.cli import build_model
+from papers.options import build_model
 from common.errors import UserError
 from papers import options, start, weights
 from papers.psanet.evidence.test_psanet import official_state
