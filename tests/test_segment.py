@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from common import checkpoint
-from common.cli import build_model
 from common.recipe import Recipe
 from datasets import predictions
 from papers.describe import multiply_adds, short
+from papers.options import build_model
 
 PALETTE = [[10, 20, 30], [200, 100, 50]]
 
