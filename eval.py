@@ -1,6 +1,6 @@
 """Score a trained network on a dataset, or segment one picture with it.
 
-  python eval.py runs/pysa-tiny-shapes/best.pt                    mIoU per class, pictures
+  python eval.py runs/pysa-tiny-shapes/best.pt                    IoU per class, pictures, a CSV
   python eval.py runs/pysa-tiny-camvid --data PATH --split test   a folder means its best.pt
   python eval.py CHECKPOINT --data PATH --protocol multiscale
   python eval.py CHECKPOINT --image photo.jpg                     a segmented copy; FOLDER: of all
@@ -142,6 +142,7 @@ def score(model, config, arguments, protocol, out, device):
     print(f"{matrix.table(dataset.classes)}\nmIoU {matrix.miou:.1%}")
     target = out / f"{name}-{arguments.split}.png"
     pictures.save_png(target, pictures.predictions(samples, dataset.classes, dataset.palette))
+    predictions.write_scores(target.with_suffix(".csv"), dataset.classes, matrix.iou)
     print(f"{len(dataset)} images, split {arguments.split}, protocol {arguments.protocol}   "
           f"pictures: {target}")
 
@@ -158,13 +159,16 @@ def main():
     if not config.get("classes"):  # official files do not tell them
         names = [f"class {number}" for number in range(config["num_classes"])]
         config.update(classes=names, palette=palette(len(names)))
-    own = not (arguments.data or arguments.image) and arguments.dataset in (None, config["dataset"])
-    arguments.data = weights.own_data(out) if own else arguments.data
+    own = None if arguments.image or arguments.data else weights.own_data(out)
+    if own and arguments.dataset in (None, config["dataset"]):
+        arguments.data = own
     protocol, out = choose_protocol(arguments, config, recipe), arguments.out or out
     action = (explore if arguments.explore else attend if arguments.attention
               else segment if arguments.image else score)
     try:
         action(model, config, arguments, protocol, out, device)
+        if own and arguments.data == own:
+            print(f"data: {own}, those of the training")
     except ValueError as error:  # a network that knows one image size only says so
         raise UserError(str(error)) from None
 

@@ -73,8 +73,7 @@ def load_paper(name, part="model"):
 
 def load_recipe(paper, dataset, preset="tiny"):
     """The paper's recipe for a dataset, that of DATASET_PRESET if one size has its own, else the
-    default one. Without its own, tiny has LAPTOP. The probes shapes-TASK are trained like shapes.
-    """
+    default one. Tiny without its own: a few minutes. Probes shapes-TASK are trained like shapes."""
     recipes = load_paper(paper, "recipe").RECIPES
     dataset = dataset and dataset.partition("-")[0]
     if preset == "tiny" and dataset not in ("shapes", None) and f"{dataset}_tiny" not in recipes:

@@ -1,9 +1,11 @@
-"""Predictions as PNG files in a dataset's own ids, as the servers of the benchmarks want them.
+"""Predictions as PNG files in a dataset's own ids, as the servers of the benchmarks want them, and
+their scores as a table.
 
 Nothing else is ever overwritten: every file written here carries a mark, and a file without it is
 not replaced. Nor is anything written among the files of a dataset.
 """
 
+import csv
 import io
 from pathlib import Path
 
@@ -63,6 +65,14 @@ def keep_out(dataset, root, folder, flag):
     if (inside and place == root.resolve()) or any(place.is_relative_to(other) for other in inside):
         raise UserError(
             f"{flag} {folder}: the dataset reads files there; choose a folder outside {root}")
+
+
+def write_scores(path, classes, iou):
+    """Write the IoU of every class, NaN for those that do not occur, as a CSV file."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerows([("class", "iou"), *((name, f"{x:.6g}") for name, x in zip(classes, iou))])
+    write_atomically(path, text.getvalue().encode())
 
 
 def writer(dataset, folder, root, flag="--save-predictions"):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 from common import checkpoint
@@ -11,6 +10,8 @@ from common.errors import UserError
 from common.recipe import Recipe
 
 from . import options
+
+MORE = "; docs/weights.md tells which files load"
 
 
 def read(paper, path):
@@ -32,7 +33,7 @@ def load_backbone(paper, model, path):
     try:
         return load_paper(paper, "official").load_backbone(model, weights)
     except (ValueError, AttributeError) as error:  # AttributeError: not a dictionary of tensors
-        raise UserError(f"--weights {path}: {error}") from None
+        raise UserError(f"--weights {path}: {error}{MORE}") from None
 
 
 def load_official(path, paper, preset=None, pairs=(), dataset=None):
@@ -46,7 +47,7 @@ def load_official(path, paper, preset=None, pairs=(), dataset=None):
         build = official.build_arguments(state, **told)
         state = official.convert(state, **told)
     except (ValueError, AttributeError) as error:
-        raise UserError(f"--official {path}: {error}") from None
+        raise UserError(f"--official {path}: {error}{MORE}") from None
     config = {"paper": paper, "preset": build.pop("preset"), "dataset": dataset,
               "num_classes": build.pop("num_classes"), "options": build}
     if preset not in (None, config["preset"]):
@@ -70,14 +71,13 @@ def load_run(path, paper=None, preset=None, pairs=()):
 
 def own_data(run):
     """The folder of the data that a run was trained on, as its config.json says, if it is there
-    still, else None. Tells on stderr what was found."""
+    still, else None."""
     try:
         path = json.loads((run / "config.json").read_text(encoding="utf-8"))["data"]
         if path is None or not Path(path).is_dir():
             return None
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    print(f"data: {path}, as in {run / 'config.json'}", file=sys.stderr)
     return Path(path)
 
 

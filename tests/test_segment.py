@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from common import checkpoint
-from common.cli import build_model
 from common.recipe import Recipe
 from datasets import predictions
 from papers.describe import multiply_adds, short
+from papers.options import build_model
 
 PALETTE = [[10, 20, 30], [200, 100, 50]]
 
@@ -94,7 +94,9 @@ def test_a_run_finds_its_data(cli, made):
     settings = made / "run" / "config.json"
     settings.write_text(json.dumps({"data": str(made / "data")}), encoding="utf-8")
     code, out, err = cli("eval", "run", "--out", "new")
-    assert code == 0 and "mIoU" in out and f"data: {made / 'data'}, as in run/config.json" in err
+    assert code == 0 and "mIoU" in out and f"data: {made / 'data'}, those of" in out
+    scores = (made / "new" / "folder-val.csv").read_text(encoding="utf-8")
+    assert re.fullmatch(r"class,iou\nleft,[\d.]+\nright,(nan|0)\n", scores)
     code, _, err = cli("eval", "run", "--dataset", "camvid", "--out", "new")
     assert code == 2 and err.startswith("error: this dataset lies on disk")
     for text in (json.dumps({"data": "gone"}), json.dumps({"data": None}), "[]", "{", "{}"):
@@ -113,3 +115,9 @@ def test_summary(cli, made):
     assert last.startswith("total") and "1 x 2 x 64 x 64" in last
     assert short(total) in last and last.endswith(short(multiply_adds(model, 64)[""]))
     assert re.search(r"^backbone\.\w+ .* 1 x \d+ x \d+ x \d+ ", out, re.M)
+
+
+def test_names_with_commas(tmp_path):
+    predictions.write_scores(tmp_path / "a.csv", ["sign, post", "road"], np.array([0.25, np.nan]))
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == (
+        'class,iou\n"sign, post",0.25\nroad,nan\n')
