@@ -28,6 +28,7 @@ from common.errors import UserError, run
 from common.guard import rehearse
 from common.loop import train
 from common.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
+from datasets import statistics
 from datasets.pictures import draw_run
 from datasets.predictions import keep_out
 from datasets.stream import TrainingSamples, batches
@@ -144,6 +145,8 @@ def main():
     if not resumed:
         rehearse(model, samples, val_set, recipe, device, config["precision"],
                  arguments.compile)
+        for line in statistics.warnings(train_set, val_set) if first else ():
+            print(f"warning: {line}", file=sys.stderr)
 
     workers = arguments.workers
     if workers is None:

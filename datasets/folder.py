@@ -36,6 +36,11 @@ def read_classes(root):
         raise UserError(f"{path} is missing: write one class name per line, in the order of the "
                         "ids 0, 1, 2, ...")
     names = read_list(path)
+    lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    blank = [number for number, line in enumerate(lines, 1) if not line.strip()]
+    if blank:
+        raise UserError(f"{path}: line {blank[0]} is blank; every line is a class, in the order of "
+                        "the ids 0, 1, 2, ...")
     if not 1 <= len(names) <= 255:
         raise UserError(f"{path} names {len(names)} classes; 1 to 255 are possible")
     return names
