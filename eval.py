@@ -20,19 +20,11 @@ from pathlib import Path
 import datasets
 from common import cli
 from common.errors import UserError, run
-from common.inference import PROTOCOLS, evaluate, predict
+from common.inference import PROTOCOLS, SMALLEST, evaluate, predict
 from datasets import pictures, predictions
-from datasets.files import IMAGE_SUFFIXES, read_image
+from datasets.files import picture_name, read_image
 from datasets.folder import palette
-from papers import attention, weights
-
-
-def factors(text):
-    """An argparse type: "0.5,1" -> (0.5, 1.0)."""
-    return tuple(cli.positive(float)(part) for part in text.split(","))
-
-
-factors.__name__ = "list of positive numbers"  # what argparse calls it when it complains
+from papers import attention, options, weights
 
 
 def parse():
@@ -48,11 +40,11 @@ def parse():
     add("--dataset",
         help=f"one of: {', '.join(datasets.NAMES)} (default: the one it was trained on)")
     add("--data", type=Path, metavar="PATH", help="folder of the dataset")
-    add("--split", choices=datasets.SPLITS, default="val")
+    add("--split", choices=datasets.SPLITS, help="default: val")
     add("--protocol", choices=(*PROTOCOLS, "paper"), default="whole")
     add("--crop-size", type=cli.positive(int),
         help="window of sliding and multiscale (default: the training crop)")
-    add("--scales", type=factors, metavar="A,B,...",
+    add("--scales", type=options.factors, metavar="A,B,...",
         help="sizes of the image to average over (default: the protocol's)")
     add("--save-predictions", type=Path, nargs="?", const=True, metavar="DIR", help="write every "
         "prediction as a PNG in the dataset's own ids (default: predictions/ beside the pictures)")
@@ -61,7 +53,16 @@ def parse():
         help="draw what decides about this pixel of the first image, or of --image")
     add("--device", help="cpu, cuda, mps (default: the best there is)")
     add("--out", type=Path, metavar="DIR", help="where pictures go")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    for other in ("save_predictions", *["data", "split"] * bool(arguments.image)):
+        if getattr(arguments, other) and (arguments.image or arguments.attention):
+            flag = "--image" if arguments.image else "--attention"
+            raise UserError(f"--{other.replace('_', '-')} has no effect with {flag}")
+    arguments.split = arguments.split or "val"
+    if arguments.crop_size and (arguments.crop_size < SMALLEST or arguments.protocol == "whole"):
+        raise UserError(f"--crop-size {arguments.crop_size}: wanted at least {SMALLEST}, and "
+                        "--protocol sliding, multiscale or paper, which have windows")
+    return arguments
 
 
 def choose_protocol(arguments, config, recipe):
@@ -89,12 +90,9 @@ def choose_protocol(arguments, config, recipe):
 
 def segment(model, config, arguments, protocol, out, device):
     """Write a segmented copy of one picture."""
-    image = read_image(arguments.image)
+    image = read_image(arguments.image, upright=True)
     prediction = predict(model, image, protocol, device)
-    stem, beside = arguments.image.stem, arguments.image.parent.iterdir()
-    alone = sum(path.stem == stem and path.suffix.lower() in IMAGE_SUFFIXES for path in beside) < 2
-    name = stem if alone else arguments.image.name  # or a.jpg and a.png would share one picture
-    target = cli.make_folder(out) / f"{name}-segmented.png"
+    target = cli.make_folder(out) / f"{picture_name(arguments.image)}-segmented.png"
     page = pictures.segmented(image, prediction, config["classes"], config["palette"])
     pictures.save_png(target, page)
     print(pictures.shares(prediction, config["classes"]))
@@ -107,7 +105,7 @@ def attend(model, config, arguments, protocol, out, device):
         raise UserError("--attention shows one pass over the whole image: --protocol whole, at "
                         "most one of --scales")
     if arguments.image:
-        image, name = read_image(arguments.image), arguments.image.stem
+        image, name = read_image(arguments.image, upright=True), picture_name(arguments.image)
     else:
         dataset = datasets.load(named_dataset(arguments, config), arguments.data, arguments.split)
         image, name = dataset[0][0], dataset.sample_name(0)
@@ -136,9 +134,10 @@ def score(model, config, arguments, protocol, out, device):
     """Print the scores on a dataset, and write pictures of four predictions."""
     name = named_dataset(arguments, config)
     dataset = datasets.load(name, arguments.data, arguments.split)
-    if len(dataset.classes) != config["num_classes"]:
-        raise UserError(f"--dataset {name} has {len(dataset.classes)} classes, the checkpoint was "
-                        f"trained for {config['num_classes']}")
+    here, count = list(dataset.classes), config["num_classes"]
+    if len(here) != count or (arguments.checkpoint and here != config["classes"]):
+        raise UserError(f"--dataset {name} has {len(here)} classes, {', '.join(here)[:99]}; the "
+                        f"checkpoint was trained for {count}: {', '.join(config['classes'])[:99]}")
     predictions.keep_out(dataset, arguments.data, out, "--out")
     save, folder = None, arguments.save_predictions
     if folder:

@@ -16,7 +16,6 @@ the paper's recipe for the dataset, papers/PAPER/recipe.py.
 
 import dataclasses
 import functools
-import os
 import sys
 from pathlib import Path
 
@@ -84,7 +83,7 @@ def resolve(arguments, resumed):
                       for flags in (given, changed))
     if not resumed:
         config.update(given)
-    recipe = cli.load_recipe(config["paper"], config["dataset"], config["preset"])
+    recipe = options.load_recipe(config["paper"], config["dataset"], config["preset"])
     if resumed:
         stored = resumed["recipe"].items()
         stored = {name: tuple(v) if isinstance(v, list) else v for name, v in stored}
@@ -125,7 +124,7 @@ def main():
     out = arguments.out or Path("runs") / "-".join(names)
     resumed = runs.open_run(out, arguments.resume)
     config, recipe = resolve(arguments, resumed)
-    device, world = cli.pick_device(arguments.device), int(os.environ.get("WORLD_SIZE", 1))
+    device, world = cli.pick_device(arguments.device), runs.world()
     check(arguments, config, recipe, device, world)
     if world > 1:
         device = processes.join(device)
@@ -137,7 +136,9 @@ def main():
     torch.manual_seed(config["seed"])
     model = options.build_model(
         config["paper"], config["preset"], config["num_classes"], config["options"])
-    if arguments.weights and not resumed:
+    if arguments.weights and resumed:
+        raise UserError("--weights has no effect with --resume: the run has its own")
+    if arguments.weights:
         report = weights.load_backbone(config["paper"], model, arguments.weights)
         if first:
             print(f"{arguments.weights}: {report}", file=sys.stderr)
@@ -145,8 +146,6 @@ def main():
     if not resumed:
         rehearse(model, samples, val_set, recipe, device, config["precision"],
                  arguments.compile)
-        for line in statistics.warnings(train_set, val_set) if first else ():
-            print(f"warning: {line}", file=sys.stderr)
 
     workers = arguments.workers
     if workers is None:
@@ -156,6 +155,8 @@ def main():
     with runs.locked(out, new=not resumed):
         if first:
             runs.write_config(out, config, recipe, arguments.data)
+            for line in statistics.warnings(train_set, val_set):
+                print(f"warning: {line}", file=sys.stderr)
         result = train(
             model, stream, val_set, recipe, config, out, seed=config["seed"], device=device,
             precision=config["precision"], compile=arguments.compile, resume=resumed,

@@ -67,11 +67,3 @@ def load_paper(name, part="model"):
     if name not in papers():
         raise UserError(f"--paper {name}: unknown; valid: {', '.join(papers())}")
     return importlib.import_module(f"papers.{name}.{part}")
-
-
-def load_recipe(paper, dataset, preset="tiny"):
-    """The paper's recipe for a dataset, that of DATASET_PRESET if one size has its own, else the
-    default one. The probes shapes-TASK are trained like shapes."""
-    recipes = load_paper(paper, "recipe").RECIPES
-    dataset = dataset and dataset.partition("-")[0]
-    return recipes.get(f"{dataset}_{preset}") or recipes.get(dataset) or recipes["default"]

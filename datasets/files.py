@@ -60,6 +60,14 @@ def read_image(path, upright=False):
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def picture_name(path):
+    """What a picture of it is called: its name without the ending, unless another image beside it
+    has the same."""
+    same = [other for other in path.parent.iterdir()
+            if other.stem == path.stem and other.suffix.lower() in IMAGE_SUFFIXES]
+    return path.stem if len(same) < 2 else path.name
+
+
 def read_label(path):
     """The stored class ids, uint8 [H, W]. Never converts: a palette file's indices *are* the ids,
     and turning them into grey would replace them by brightnesses."""

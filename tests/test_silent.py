@@ -1,15 +1,26 @@
 """Nothing is silently wrong: masks of 0 and 255, labels of four bits, turned photos, lost lines."""
 
+import os
+import re
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import datasets
+from common import checkpoint
+from common import cli as cli_module
 from common.errors import UserError
 from common.metrics import ConfusionMatrix
 from datasets import check, statistics
 from datasets.files import read_image, read_label
-from tests.test_cli import QUICK
+from papers import options, runs
+from tests import crash
+from tests.test_cli import QUICK, data, trained  # noqa: F401, fixtures
 
 LEFT = np.repeat(np.arange(2, dtype=np.uint8), 24)[None].repeat(40, 0)  # two classes, half each
 
@@ -170,3 +181,129 @@ def test_the_matrix_takes_whole_numbers_alone():
     matrix = ConfusionMatrix(2)
     matrix.counts[:] = 2**62
     assert matrix.miou == pytest.approx(1 / 3) and matrix.pixel_accuracy == 0.5
+
+
+def test_other_classes_of_the_same_number(cli, trained, tmp_path):
+    root = write(tmp_path / "data", {"train": [LEFT], "val": [LEFT]}, names="right\nleft\n")
+    code, _, err = cli("eval", trained, "--data", root)
+    assert code == 2 and "has 2 classes, right, left; the checkpoint was trained for 2: left" in err
+
+
+def test_weights_that_are_not_numbers(cli, trained, tmp_path):
+    state = checkpoint.load(trained / "best.pt")
+    next(iter(state["model"].values()))[0] = float("nan")
+    checkpoint.save(tmp_path / "nan.pt", state)
+    code, _, err = cli("eval", "nan.pt", "--image", "x.png")
+    assert code == 2 and "nan.pt: " in err and "not finite" in err
+
+
+@pytest.mark.parametrize("damage", ["missing", "other network", "text"])
+def test_resume_needs_the_best_weights(cli, trained, data, tmp_path, damage):
+    """Said at once, not in the end; and what it says works."""
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    (out / "best.pt").unlink()
+    if damage == "other network":
+        state = checkpoint.load(trained / "best.pt")
+        state["model"].popitem()
+        checkpoint.save(out / "best.pt", state)
+    elif damage == "text":
+        (out / "best.pt").write_text("hello")
+    code, _, err = cli("train", "--resume", "--out", out, "--data", data)
+    assert code == 2 and "best.pt is needed" in err and err.count("\n") == 1, err
+    shutil.copy(out / "last.pt", out / "best.pt")
+    code, _, err = cli("train", "--resume", "--out", out, "--data", data, "--workers", 0)
+    assert code == 0, err
+
+
+USELESS = [  # flags of which one leaves the other without effect
+    ("--image", "x.png", "--save-predictions"), ("--image", "x.png", "--data", "."),
+    ("--image", "x.png", "--split", "val"), ("--attention", "1,1", "--save-predictions"),
+    ("--crop-size", 64), ("--crop-size", 64, "--image", "x.png"),
+    ("--crop-size", 1, "--protocol", "sliding"), ("--crop-size", 31, "--protocol", "multiscale"),
+]
+
+
+@pytest.mark.parametrize("flags", USELESS, ids=lambda flags: " ".join(map(str, flags)))
+def test_every_flag_works_or_is_refused(cli, trained, flags):
+    code, out, err = cli("eval", trained, *flags)
+    assert code == 2 and out == "" and err.count("\n") == 1 and flags[0 if "crop" in flags[0]
+                                                                      else 2] in err, err
+
+
+def test_weights_are_not_for_resuming(cli, trained, data):
+    code, _, err = cli("train", "--resume", "--out", trained, "--data", data, "--weights", "x")
+    assert code == 2 and "--weights has no effect with --resume" in err
+
+
+@pytest.mark.parametrize("variables", [
+    {"RANK": "1"}, {"RANK": "x"}, {"WORLD_SIZE": "0"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "2"},
+    {"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, {"RANK": "-1"},
+    {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}])
+def test_variables_of_torchrun_go_together(monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="torchrun sets RANK, WORLD_SIZE, MASTER_ADDR"):
+        runs.world()
+    for name in variables:
+        monkeypatch.delenv(name)
+    assert runs.world() == 1
+
+
+@pytest.mark.parametrize("name", [*runs.FIELDS, *(f"config/{name}" for name in runs.CONFIG)])
+def test_every_field_of_a_checkpoint_is_checked(trained, tmp_path, name):
+    whole = checkpoint.load(trained / "last.pt")
+    runs.check_fields(whole, "a.pt")
+    field, _, key = name.partition("/")
+    for wrong in (None, object, b"", torch.zeros(1), 1j):
+        state = {**whole, "config": dict(whole["config"])}
+        (state[field] if key else state).__setitem__(key or field, wrong)
+        with pytest.raises(UserError, match=f"a.pt: the field {key or field} is missing") as error:
+            runs.check_fields(state, "a.pt")
+        assert len(str(error.value)) < 300
+    for count in (-1, 0, 3, 300):
+        state = {**whole, "config": {**whole["config"], "num_classes": count}}
+        with pytest.raises(UserError, match="that does not go together"):
+            runs.check_fields(state, "a.pt")
+
+
+OPTIONS = [
+    ("pysa", "cells=1.5"), ("pysa", "channels=-1"), ("pysa", "channels=0"), ("pysa", "regions=4"),
+    ("pysa", "regions=(1, 2.5)"), ("pysa", "variant=[1]"), ("pysa", "cells=1e999"),
+    ("unept", "heads=0"), ("unept", "depth=1000000000"), ("unept", "dropout=2"),
+    ("unept", "levels={1: 2}"), ("psanet", "crop_size=1e999"), ("psanet", "mask_size=wide"),
+    ("psanet", "mask_size=(1, -1)"), ("psanet", "normalization_factor=0"),
+    ("pan", "output_stride=16.5"), ("pan", "kernels={7, 5, 3}"), ("lrformer", "init_std=0"),
+    ("lrformer", "drop_path=2"), ("lrformer", "drop_path=-0.1"), ("lrformer", "drop_path=nan"),
+    ("lrformer", "embed_dims=(1, 2, 3, 10**9)"),
+]
+
+
+@pytest.mark.parametrize("paper,pair", OPTIONS)
+def test_options_have_types_and_ranges(paper, pair):
+    with pytest.raises(UserError, match=f"--set {re.escape(pair)}: wanted "):
+        options.parse([pair], paper)
+
+
+@pytest.mark.parametrize("paper", cli_module.papers())
+def test_every_value_of_the_presets_is_in_range(paper):
+    for name, values in options.defaults(paper).items():
+        for value in values:
+            assert options.parse([f"{name}={value!r}".replace("'", "")], paper) == {name: value}
+
+
+PROGRAM = "from common.errors import run\ndef main():\n  {}\nrun(main)"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="starts a shell")
+@pytest.mark.parametrize("code,after,wanted", [
+    ("print('\u9053\u8def')", "", (0, 0)), ("print('x')", "> /dev/full", (2, 1)),
+    ("print('x' * 10**6)", "| true", (0, 1)), ("open('nowhere')", "", (2, 1))])
+def test_output_that_cannot_be_written(code, after, wanted):
+    """Letters that the terminal lacks, a full disk, a closed pipe, a file of any kind: one line."""
+    shell = f"{sys.executable} -c \"$CODE\" {after}"
+    result = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False,
+                            cwd=crash.ROOT, env={**os.environ, "CODE": PROGRAM.format(code),
+                                                 "PYTHONIOENCODING": "ascii"})
+    assert (result.returncode, result.stderr.count("\n")) == wanted, result.stderr
+    assert "Traceback" not in result.stderr
