@@ -78,9 +78,11 @@ def check_best(state, out):
     raise BestError(f"{path} is needed in the end: {reason}; copy last.pt to it to do without")
 
 
-def check_fields(state, path):
-    """Raise UserError if a field of a checkpoint is missing or of another type."""
-    for fields, values in ((FIELDS, state), (CONFIG, state["config"])):
+def check_fields(state, path, needed=tuple(FIELDS)):
+    """Raise UserError if one of the needed fields of a checkpoint, or of what it says about its
+    network, is missing or of another type."""
+    for fields, values in (({name: FIELDS[name] for name in needed}, state),
+                           (CONFIG, state["config"])):
         for name, kind in fields.items():
             if not isinstance(values, dict) or not isinstance(values.get(name), kind):
                 raise UserError(f"{path}: the field {name} is missing or not what train.py writes; "

@@ -65,7 +65,7 @@ def load_run(path, paper=None, preset=None, pairs=()):
     """(config, state, recipe) of a run of train.py. Raises UserError, also if it is asked to be
     something else than it is."""
     stored = checkpoint.load_run(path)
-    runs.check_fields(stored, path)
+    runs.check_fields(stored, path, needed=("model", "config", "recipe"))
     config, known = stored["config"], {field.name for field in dataclasses.fields(Recipe)}
     for flag, value in (("preset", preset), ("set", pairs)):
         if value:
