@@ -27,7 +27,7 @@ train: setup     ## train PySA on made-up scenes, about a minute; ARGS="--paper 
 test: setup      ## run every test
 	$(RUN) -m pytest $(ARGS)
 
-mutants: setup    ## plant known mistakes in the papers' code and see that the tests catch each of them
+mutants: setup    ## plant known mistakes everywhere and see that near tests catch each; ARGS="common papers/pan" for some
 	$(RUN) -m tests.mutants $(ARGS)
 
 crash: setup     ## kill training 20 times, also while it writes, and compare with an uninterrupted run bit by bit
@@ -50,7 +50,7 @@ pictures: setup  ## draw what trained networks look at and how far they see; tra
 	$(RUN) -m studies.receptive_field
 
 drawings: setup  ## draw the networks with the shapes of their maps, docs/NAME-network.svg
-	$(RUN) -m studies.drawing
+	$(RUN) -m tests.drawing
 
 camvid: setup    ## train PySA on CamVid and print its table; DATA=folder of CamVid (half an hour)
 	$(RUN) -m papers.pysa.evidence.camvid --data $(DATA) $(ARGS)

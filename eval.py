@@ -3,7 +3,7 @@
   python eval.py runs/pysa-tiny-shapes/best.pt                    mIoU per class, pictures
   python eval.py runs/pysa-tiny-camvid --data PATH --split test   a folder means its best.pt
   python eval.py CHECKPOINT --data PATH --protocol multiscale
-  python eval.py CHECKPOINT --image photo.jpg                     a segmented copy of one picture
+  python eval.py CHECKPOINT --image photo.jpg                     a segmented copy; FOLDER: of all
   python eval.py CHECKPOINT --attention 40,100                    what decides about one pixel
   python eval.py --paper psanet --official FILE --dataset ade20k --data PATH
 
@@ -20,11 +20,13 @@ from pathlib import Path
 import datasets
 from common import cli
 from common.errors import UserError, run
-from common.inference import PROTOCOLS, SMALLEST, evaluate, predict
+from common.inference import PROTOCOLS, SMALLEST, evaluate
 from datasets import pictures, predictions
-from datasets.files import picture_name, read_image
+from datasets.files import make_folder, read_image
 from datasets.folder import palette
-from papers import attention, options, weights
+from datasets.segment import pictures_in, segment
+from papers import attention, describe, weights
+from papers.options import factors
 
 
 def parse():
@@ -44,20 +46,21 @@ def parse():
     add("--protocol", choices=(*PROTOCOLS, "paper"), default="whole")
     add("--crop-size", type=cli.positive(int),
         help="window of sliding and multiscale (default: the training crop)")
-    add("--scales", type=options.factors, metavar="A,B,...",
+    add("--scales", type=factors, metavar="A,B,...",
         help="sizes of the image to average over (default: the protocol's)")
     add("--save-predictions", type=Path, nargs="?", const=True, metavar="DIR", help="write every "
         "prediction as a PNG in the dataset's own ids (default: predictions/ beside the pictures)")
-    add("--image", type=Path, metavar="FILE", help="segment this picture instead of a dataset")
+    add("--image", type=Path, metavar="FILE",
+        help="segment this picture, or all in this folder, instead of a dataset")
+    add("--summary", action="store_true", help="only list the layers, with shapes and costs")
     add("--attention", metavar="ROW,COL",
         help="draw what decides about this pixel of the first image, or of --image")
     add("--device", help="cpu, cuda, mps (default: the best there is)")
     add("--out", type=Path, metavar="DIR", help="where pictures go")
     arguments = parser.parse_args()
-    for other in ("save_predictions", *["data", "split"] * bool(arguments.image)):
-        if getattr(arguments, other) and (arguments.image or arguments.attention):
-            flag = "--image" if arguments.image else "--attention"
-            raise UserError(f"--{other.replace('_', '-')} has no effect with {flag}")
+    for flag, other in (("image", "data"), ("image", "split"), ("attention", "save_predictions")):
+        if getattr(arguments, flag) and getattr(arguments, other):
+            raise UserError(f"--{other.replace('_', '-')} has no effect with --{flag}")
     arguments.split = arguments.split or "val"
     if arguments.crop_size and (arguments.crop_size < SMALLEST or arguments.protocol == "whole"):
         raise UserError(f"--crop-size {arguments.crop_size}: wanted at least {SMALLEST}, and "
@@ -88,24 +91,13 @@ def choose_protocol(arguments, config, recipe):
     return dataclasses.replace(protocol, crop=crop, scales=arguments.scales or protocol.scales)
 
 
-def segment(model, config, arguments, protocol, out, device):
-    """Write a segmented copy of one picture."""
-    image = read_image(arguments.image, upright=True)
-    prediction = predict(model, image, protocol, device)
-    target = cli.make_folder(out) / f"{picture_name(arguments.image)}-segmented.png"
-    page = pictures.segmented(image, prediction, config["classes"], config["palette"])
-    pictures.save_png(target, page)
-    print(pictures.shares(prediction, config["classes"]))
-    print(f"picture: {target}")
-
-
 def attend(model, config, arguments, protocol, out, device):
     """Write a picture of what the network looks at when it decides about one pixel."""
     if arguments.protocol != "whole" or len(protocol.scales) > 1:
         raise UserError("--attention shows one pass over the whole image: --protocol whole, at "
                         "most one of --scales")
     if arguments.image:
-        image, name = read_image(arguments.image, upright=True), picture_name(arguments.image)
+        image, name = read_image(arguments.image, upright=True), [*pictures_in(arguments.image)][0]
     else:
         dataset = datasets.load(named_dataset(arguments, config), arguments.data, arguments.split)
         image, name = dataset[0][0], dataset.sample_name(0)
@@ -115,7 +107,7 @@ def attend(model, config, arguments, protocol, out, device):
     prediction, panels = attention.look(model, explain, image, pixel, scale, device)
     heading = (f"What {config['paper']} {config['preset']} looks at from row {row}, "
                f"column {column} of {name}.")
-    target = cli.make_folder(out) / f"{name}-attention-{row}-{column}.png"
+    target = make_folder(out) / f"{name}-attention-{row}-{column}.png"
     pictures.save_png(target, pictures.attention_page(
         image, pixel, prediction, panels, config["classes"], config["palette"], heading))
     print(f"picture: {target}")
@@ -135,18 +127,22 @@ def score(model, config, arguments, protocol, out, device):
     name = named_dataset(arguments, config)
     dataset = datasets.load(name, arguments.data, arguments.split)
     here, count = list(dataset.classes), config["num_classes"]
-    if len(here) != count or (arguments.checkpoint and here != config["classes"]):
-        raise UserError(f"--dataset {name} has {len(here)} classes, {', '.join(here)[:99]}; the "
-                        f"checkpoint was trained for {count}: {', '.join(config['classes'])[:99]}")
+    known = config.get("classes", here) if arguments.checkpoint else here
+    if len(here) != count:
+        raise UserError(f"--dataset {name} has {len(here)} classes, the checkpoint was trained "
+                        f"for {count}")
+    if here != known:
+        raise UserError(f"--dataset {name} has other classes, {', '.join(here)[:99]}; the "
+                        f"checkpoint was trained for {', '.join(known)[:99]}")
     predictions.keep_out(dataset, arguments.data, out, "--out")
     save, folder = None, arguments.save_predictions
     if folder:
         folder = out / "predictions" if folder is True else folder
         save = predictions.writer(dataset, folder, arguments.data)
-    cli.make_folder(out)
+    make_folder(out)
     matrix, samples = evaluate(model, dataset, config["num_classes"], protocol, device, keep=4,
                                description=arguments.split, save=save)
-    print(matrix.table(dataset.classes))
+    print(f"{matrix.table(dataset.classes)}\nmIoU {matrix.miou:.1%}")
     target = out / f"{name}-{arguments.split}.png"
     pictures.save_png(target, pictures.predictions(samples, dataset.classes, dataset.palette))
     print(f"{len(dataset)} images, split {arguments.split}, protocol {arguments.protocol}   "
@@ -160,9 +156,13 @@ def main():
         arguments.checkpoint, arguments.official, arguments.paper, arguments.preset, arguments.set,
         arguments.dataset)
     model.to(device)
+    if arguments.summary:
+        return describe.print_summary(model, config, arguments.crop_size or recipe.crop_size)
     if not config.get("classes"):  # official files do not tell them
         names = [f"class {number}" for number in range(config["num_classes"])]
         config.update(classes=names, palette=palette(len(names)))
+    own = not (arguments.data or arguments.image) and arguments.dataset in (None, config["dataset"])
+    arguments.data = weights.own_data(out) if own else arguments.data
     protocol, out = choose_protocol(arguments, config, recipe), arguments.out or out
     action = attend if arguments.attention else segment if arguments.image else score
     try:

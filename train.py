@@ -6,6 +6,9 @@
   python train.py --dataset camvid --data PATH
   python train.py --dataset folder --data PATH         your own images/ and labels/
   python train.py --preset resnet50 --weights resnet50.pth --dataset camvid --data PATH
+  python train.py --start-from runs/pysa-tiny-shapes --dataset folder --data PATH
+  python train.py --paper pan --options                presets, options, recipes, datasets
+  python train.py ... --dry-run                        the recipe in full; trains nothing
   python train.py ... --resume                         goes on exactly where it stopped
   torchrun --nproc-per-node 4 train.py ...             the same, several processes
 
@@ -14,9 +17,9 @@ log.csv, curves.png, predictions.png and config.json. Learning rate, steps and t
 the paper's recipe for the dataset, papers/PAPER/recipe.py.
 """
 
-import dataclasses
 import functools
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -32,13 +35,8 @@ from datasets.pictures import draw_run
 from datasets.predictions import keep_out
 from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augmentation
-from papers import options, runs, weights
-
-DEFAULTS = {"paper": "pysa", "preset": "tiny", "dataset": "shapes", "seed": 0, "options": {},
-            "precision": "float32"}
-# Flags that change a number of the recipe.
-NUMBERS = ("train_split", "steps", "batch_size", "accumulate", "crop_size", "lr", "optimizer",
-           "schedule", "eval_every")
+from papers import describe, options, runs, start, weights
+from papers.settings import DEFAULTS, check, resolve
 
 
 def parse():
@@ -67,65 +65,30 @@ def parse():
     add("--workers", type=int, help="processes that prepare data (default: 0 for shapes, else 2)")
     add("--compile", action="store_true", help="compile the network with torch.compile")
     add("--out", type=Path, metavar="DIR", help="default: runs/PAPER-PRESET-DATASET")
+    add("--recipe", action="append", default=[], metavar="NUMBER=VALUE",
+        help="any number of the recipe, such as flip=off, scale=0.5,2 or weight_decay=1e-4")
+    start.flags(add)
+    add("--options", action="store_true", help="only list presets, options, recipes and datasets")
+    add("--dry-run", action="store_true", help="only print the recipe; needs no data")
     add("--resume", action="store_true", help="go on with the run in the run directory")
     return parser.parse_args()
 
 
-def resolve(arguments, resumed):
-    """(config, recipe) from the flags, the paper's recipe and, when resuming, the run's own. A flag
-    that contradicts the run that is to be resumed is a UserError."""
-    config = dict(resumed["config"]) if resumed else dict(DEFAULTS)
-    given = {name: getattr(arguments, name, None) for name in DEFAULTS}
-    paper = config["paper"] if resumed else arguments.paper or config["paper"]
-    given["options"] = options.parse(arguments.set, paper) or None
-    changed = {name: getattr(arguments, name) for name in NUMBERS}
-    given, changed = ({name: value for name, value in flags.items() if value is not None}
-                      for flags in (given, changed))
-    if not resumed:
-        config.update(given)
-    recipe = options.load_recipe(config["paper"], config["dataset"], config["preset"])
-    if resumed:
-        stored = resumed["recipe"].items()
-        stored = {name: tuple(v) if isinstance(v, list) else v for name, v in stored}
-        recipe = dataclasses.replace(recipe, **stored)
-        for name, value in [*given.items(), *changed.items()]:
-            before = config[name] if name in DEFAULTS else getattr(recipe, name)
-            if value != before:
-                flag = "--set" if name == "options" else f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag}: the run to resume has {before!r}, not {value!r}; use "
-                                "another --out")
-        return config, recipe
-    recipe = dataclasses.replace(recipe, **changed)
-    recipe.eval_every = min(recipe.eval_every, recipe.steps)
-    return config, recipe
-
-
-def check(arguments, config, recipe, device, world):
-    """Raise UserError for numbers that do not go together."""
-    parts = world * recipe.accumulate
-    if config["seed"] < 0:
-        raise UserError(f"--seed {config['seed']}: wanted 0 or more")
-    if recipe.crop_size < 32:
-        raise UserError(f"--crop-size {recipe.crop_size}: wanted at least 32")
-    if recipe.batch_size % parts:
-        raise UserError(f"--batch-size {recipe.batch_size}: wanted a multiple of {parts}, "
-                        f"{world} processes times --accumulate {recipe.accumulate}")
-    if config["precision"] == "float16" and not device.startswith("cuda"):
-        raise UserError(f"--precision float16: on CUDA only, not on {device}; bfloat16 is the half "
-                        "precision there")
-    if arguments.workers is not None and arguments.workers < 0:
-        raise UserError(f"--workers {arguments.workers}: wanted 0 or more")
-
-
 def main():
     arguments = parse()
+    started = start.read(arguments)
     cli.load_paper(arguments.paper or "pysa")
+    if arguments.options:
+        return describe.print_options(arguments.paper or "pysa", datasets.NAMES)
     names = (getattr(arguments, name) or DEFAULTS[name] for name in ("paper", "preset", "dataset"))
     out = arguments.out or Path("runs") / "-".join(names)
-    resumed = runs.open_run(out, arguments.resume)
+    starts = arguments.dry_run and not arguments.resume  # then no run is in the way
+    resumed = None if starts else runs.open_run(out, arguments.resume)
     config, recipe = resolve(arguments, resumed)
     device, world = cli.pick_device(arguments.device), runs.world()
     check(arguments, config, recipe, device, world)
+    if arguments.dry_run:
+        return describe.print_training(config, recipe)
     if world > 1:
         device = processes.join(device)
     first = processes.rank() == 0
@@ -142,10 +105,14 @@ def main():
         report = weights.load_backbone(config["paper"], model, arguments.weights)
         if first:
             print(f"{arguments.weights}: {report}", file=sys.stderr)
+    start.begin(model, started, arguments, quiet=resumed or not first)
+    start.freeze(model, config["freeze"])
     samples = TrainingSamples(train_set, augmentation(recipe), config["seed"])
+    begun = time.monotonic()
     if not resumed:
         rehearse(model, samples, val_set, recipe, device, config["precision"],
                  arguments.compile)
+    forward = None if resumed else time.monotonic() - begun
 
     workers = arguments.workers
     if workers is None:
@@ -157,6 +124,7 @@ def main():
             runs.write_config(out, config, recipe, arguments.data)
             for line in statistics.warnings(train_set, val_set):
                 print(f"warning: {line}", file=sys.stderr)
+            describe.open_training(config, recipe, train_set, val_set, out, device, forward)
         result = train(
             model, stream, val_set, recipe, config, out, seed=config["seed"], device=device,
             precision=config["precision"], compile=arguments.compile, resume=resumed,

@@ -1,6 +1,7 @@
 """What both programs need: types of flags, the device, the papers there are."""
 
 import argparse
+import dataclasses
 import importlib
 import math
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .errors import UserError
+from .recipe import LAPTOP
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,25 +38,15 @@ def positive(kind):
 
 def pick_device(name):
     """The device asked for, or the best one there is. Raises UserError if it is not there."""
-    here = ["cpu"] + ["cuda"] * torch.cuda.is_available()
-    here += ["mps"] * torch.backends.mps.is_available()
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    here = ["cpu"] + ["cuda"] * has_cuda + ["mps"] * has_mps
     if name is None:
         return here[-1]
     if name.partition(":")[0] not in here or (name.startswith("cuda:") and not name[5:].isdigit()):
         raise UserError(f"--device {name}: not available here; valid: {', '.join(here)}")
-    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
+    if name.startswith("cuda:") and int(name[5:]) >= (count := torch.cuda.device_count()):
         raise UserError(f"--device {name}: there are {count} CUDA devices, numbered from 0")
     return name
-
-
-def make_folder(path, flag="--out"):
-    """The folder `path`, made if need be. Raises UserError that names the flag."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{flag} {path}: {error.strerror}") from None
-    return path
 
 
 def papers():
@@ -67,3 +59,14 @@ def load_paper(name, part="model"):
     if name not in papers():
         raise UserError(f"--paper {name}: unknown; valid: {', '.join(papers())}")
     return importlib.import_module(f"papers.{name}.{part}")
+
+
+def load_recipe(paper, dataset, preset="tiny"):
+    """The paper's recipe for a dataset, that of DATASET_PRESET if one size has its own, else the
+    default one. Without its own, tiny has LAPTOP. The probes shapes-TASK are trained like shapes.
+    """
+    recipes = load_paper(paper, "recipe").RECIPES
+    dataset = dataset and dataset.partition("-")[0]
+    if preset == "tiny" and dataset not in ("shapes", None) and f"{dataset}_tiny" not in recipes:
+        return dataclasses.replace(recipes["shapes"], **LAPTOP)
+    return recipes.get(f"{dataset}_{preset}") or recipes.get(dataset) or recipes["default"]

@@ -10,9 +10,8 @@ class UserError(ValueError):
 
 def run(main):
     """Call `main()` as a program: a UserError is one line and exit code 2, Ctrl-C exit code 130."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # names in letters that the terminal lacks
-            stream.reconfigure(errors="backslashreplace")
+    if hasattr(sys.stdout, "reconfigure"):  # names in letters that the terminal lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main()
         sys.stdout.flush()

@@ -99,13 +99,14 @@ def add_windows(total, model, image, size, protocol, batch):
     """
     sides = image.shape[-2:]
     crops = [protocol.crop or max(SMALLEST, side) for side in sides]
-    missing = [max(0, crop - side) for crop, side in zip(crops, sides)]
+    missing = [max(0, crop - side) for crop, side in zip(crops, sides, strict=True)]
     before = [m // 2 if protocol.centre else 0 for m in missing]
     if any(missing):
-        (top, bottom), (left, right) = ((b, m - b) for b, m in zip(before, missing))
+        (top, bottom), (left, right) = ((b, m - b) for b, m in zip(before, missing, strict=True))
         image = F.pad(image, (left, right, top, bottom))
     starts, axes = [], []
-    for padded, crop, side, target, offset in zip(image.shape[-2:], crops, sides, size, before):
+    lengths = zip(image.shape[-2:], crops, sides, size, before, strict=True)
+    for padded, crop, side, target, offset in lengths:
         starts.append(window_starts(padded, crop, protocol.stride or math.ceil(crop * 2 / 3)))
         count = torch.zeros(padded, device=image.device)  # of windows over each pixel
         for start in starts[-1]:
@@ -118,12 +119,12 @@ def add_windows(total, model, image, size, protocol, batch):
     for first in range(0, len(corners), batch):
         part = corners[first : first + batch]
         windows = torch.stack([image[:, y : y + crops[0], x : x + crops[1]] for y, x in part])
-        for corner, scores in zip(part, window_scores(model, windows, protocol)):
+        for corner, scores in zip(part, window_scores(model, windows, protocol), strict=True):
             if isinstance(total, int):
                 total = scores.new_zeros(len(scores), *size)
             add_window(total, scores, [
                 (places - start, count[start : start + crop])
-                for (places, count), start, crop in zip(axes, corner, crops)])
+                for (places, count), start, crop in zip(axes, corner, crops, strict=True)])
         del scores  # or the next windows would be computed beside these
     return total
 

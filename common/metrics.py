@@ -71,16 +71,17 @@ class ConfusionMatrix:
     @property
     def pixel_accuracy(self):
         """Share of the valid pixels that are predicted right; NaN if there are none."""
-        counts = self.counts.astype(np.float64)
-        return float(np.trace(counts) / counts.sum()) if counts.any() else float("nan")
+        total = self.counts.sum(dtype=float)
+        return float(np.trace(self.counts, dtype=float) / total) if total else float("nan")
 
     def table(self, classes):
         """The per-class scores as readable lines."""
         width = max(len(name) for name in classes)
         lines = [f"{'class'.ljust(width)}    IoU"]
-        lines += [f"{name.ljust(width)}  {value:5.1%}" for name, value in zip(classes, self.iou)]
+        lines += [f"{name.ljust(width)}  {value:5.1%}"
+                  for name, value in zip(classes, self.iou, strict=True)]
         accuracy = f"pixel accuracy {self.pixel_accuracy:.1%}"
-        lines.append(f"{'mean'.ljust(width)}  {self.miou:5.1%}   {accuracy}")
+        lines.append(f"{'mIoU'.ljust(width)}  {self.miou:5.1%}   {accuracy}")
         if missing := int(np.isnan(self.iou).sum()):
             lines.append(f"left out: {missing} of {len(classes)} classes, which do not occur; "
                          f"counted as 0: {self.mean_iou(absent=0):.1%}")

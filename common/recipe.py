@@ -8,6 +8,8 @@ import torch
 SCHEDULES = ("poly", "cosine", "one-cycle", "step", "constant")
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("float32", "bfloat16", "float16")  # of the forward pass; weights are float32
+# Tiny networks on any pictures: the recipe for `shapes`, a few minutes long.
+LAPTOP = dict(steps=1000, eval_every=100, crop_size=160, scale=(0.5, 1.5), colour=0.3)
 
 
 @dataclass

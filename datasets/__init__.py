@@ -70,6 +70,6 @@ def load_pair(config, root, train_split, resumed=None):
         raise UserError(f"--data {root}: {len(train_set)} training images, the run to resume has "
                         f"{config['train_images']}; other data need another --out")
     config.update(train_images=len(train_set), num_classes=len(train_set.classes),
-                  classes=list(train_set.classes),
+                  classes=list(train_set.classes), stored_ids=train_set.stored_ids.tolist(),
                   palette=[list(colour) for colour in train_set.palette])
     return train_set, val_set

@@ -24,7 +24,8 @@ class MissingSplit(UserError):
     """A split that a copy of the dataset may lack: not everybody has it."""
 
 
-def _open(path):
+def read_pixels(path):
+    """A picture as pillow has it, loaded. Raises UserError that names the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on metadata; what cannot be read raises
@@ -49,7 +50,7 @@ def read_image(path, upright=False):
     upright: apply a camera's orientation mark. Not where there is a label: it belongs to the pixels
     as they are stored.
     """
-    image = _open(path)
+    image = read_pixels(path)
     if image.mode.startswith("I") or image.mode == "F" or ";16" in image.info["stored"]:
         mode = image.info["stored"] if ";16" in image.info["stored"] else image.mode
         raise UserError(
@@ -60,18 +61,10 @@ def read_image(path, upright=False):
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def picture_name(path):
-    """What a picture of it is called: its name without the ending, unless another image beside it
-    has the same."""
-    same = [other for other in path.parent.iterdir()
-            if other.stem == path.stem and other.suffix.lower() in IMAGE_SUFFIXES]
-    return path.stem if len(same) < 2 else path.name
-
-
 def read_label(path):
     """The stored class ids, uint8 [H, W]. Never converts: a palette file's indices *are* the ids,
     and turning them into grey would replace them by brightnesses."""
-    image = _open(path)
+    image = read_pixels(path)
     if image.mode not in ("L", "P", "1"):
         raise UserError(
             f"label {path} has mode {image.mode}, wanted one 8-bit channel with class ids (L or P)")
@@ -135,7 +128,7 @@ class FilePairs:
         if image.shape[:2] != stored.shape:
             sizes = f"{image.shape[1]}x{image.shape[0]} and {stored.shape[1]}x{stored.shape[0]}"
             turned = image.shape[1::-1] == stored.shape
-            turned = turned and _open(image_path).getexif().get(ORIENTATION, 1) > 4
+            turned = turned and read_pixels(image_path).getexif().get(ORIENTATION, 1) > 4
             raise UserError(f"{image_path} and {label_path} differ in size ({sizes})"
                             + TURNED * turned)
         return image, self.translate(stored, label_path)
@@ -188,6 +181,15 @@ def find_folder(root, names, *markers):
                 return folder
     raise UserError(
         f"--data {root}: {' or '.join(markers)} is missing; looked there and in {', '.join(names)}")
+
+
+def make_folder(path, flag="--out"):
+    """The folder `path`, made if need be. Raises UserError that names the flag."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag} {path}: {error.strerror}") from None
+    return path
 
 
 def list_folder(path):

@@ -1,21 +1,23 @@
 """Your own data: images in one folder, labels of the same name in another.
 
-    data/images/a.jpg      or   data/images/train/a.jpg   data/images/val/b.jpg
-    data/labels/a.png           data/labels/train/a.png   data/labels/val/b.png
-    data/classes.txt            one class name per line, in the order of the ids 0, 1, 2, ...
+    data/images/a.jpg   or   data/images/train/a.jpg   or   data/train/images/a.jpg
+    data/labels/a.png        data/labels/train/a.png        data/train/labels/a.png
+                             the same with val              the same with val
+    data/classes.txt    one class name per line, in the order of the ids 0, 1, 2, ...
 
-A label is an 8-bit, one-channel PNG that holds class ids; 255 is ignored. Without train/ and val/
-folders every tenth image, in the order of the names, is kept for val. `python -m datasets.check
-folder data` looks for files without partner, sizes that differ, values out of range and damaged
-files. The mistake most often made is to save labels as colours.
+A label is a one-channel PNG that holds class ids; 255 is ignored. Or it has colours, and each line
+of classes.txt ends with one: `road #804080` or `road 128 64 128`. Without train/ and val/ folders
+every tenth image, in the order of the names, is kept for val. `python -m datasets.check folder
+data` looks for files without partner, sizes that differ, values out of range and damaged files.
 """
 
 import colorsys
 
 from common.errors import UserError
 
+from .colours import read_classes, reader
 from .files import (
-    IMAGE_SUFFIXES, FilePairs, MissingSplit, existing_folder, list_folder, pair_up, read_list,
+    IMAGE_SUFFIXES, FilePairs, MissingSplit, existing_folder, list_folder, pair_up,
 )
 
 
@@ -29,45 +31,42 @@ def palette(count):
     return colours
 
 
-def read_classes(root):
-    """The names in classes.txt. Raises UserError if there is none or it is empty."""
-    path = root / "classes.txt"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: write one class name per line, in the order of the "
-                        "ids 0, 1, 2, ...")
-    names = read_list(path)
-    lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    blank = [number for number, line in enumerate(lines, 1) if not line.strip()]
-    if blank:
-        raise UserError(f"{path}: line {blank[0]} is blank; every line is a class, in the order of "
-                        "the ids 0, 1, 2, ...")
-    if not 1 <= len(names) <= 255:
-        raise UserError(f"{path} names {len(names)} classes; 1 to 255 are possible")
-    return names
+def divided(root):
+    """{split: (its images, its labels)} of a folder with train and val, {} of one without."""
+    images = root / "images"
+    if images.is_dir():
+        return {name: (images / name, root / "labels" / name) for name in list_folder(images)
+                if (images / name).is_dir()}
+    return {path.parent.name: (path, path.parent / "labels") for path in root.glob("*/images")}
 
 
 def load(root, split):
     """The dataset of `split` ("train", "val" or "test") under `root`. Raises UserError."""
     root = existing_folder(root)
-    classes = read_classes(root)
-    images, labels = root / "images", root / "labels"
-    for folder in (images, labels):
-        if not folder.is_dir():
-            raise UserError(f"--data {root}: wanted the folders images and labels in it")
-    splits = sorted(name for name in list_folder(images) if (images / name).is_dir())
+    if not (root / "classes.txt").is_file():
+        raise UserError(f"{root / 'classes.txt'} is missing: write one class name per line, in the "
+                        "order of the ids 0, 1, 2, ...")
+    classes, colours = read_classes(root / "classes.txt")
+    splits = divided(root)
+    images, labels = splits.get(split) or (root / "images", root / "labels")
     if splits and split not in splits:
         error = MissingSplit if split == "test" else UserError
-        raise error(f"{images} has no folder {split}; it has: {', '.join(splits)}")
-    if splits:
-        pairs = pair_up(images / split, labels / split, IMAGE_SUFFIXES, ".png")
-    elif split == "test":
+        where = images if images.is_dir() else root
+        raise error(f"{where} has no folder {split}; it has: {', '.join(sorted(splits))}")
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise UserError(f"--data {root}: wanted the folders images and labels in it, or "
+                            "train and val with these two in each")
+    if not splits and split == "test":
         raise MissingSplit(
             f"{images} is not divided into train/, val/ and test/, so there is no test split")
-    else:
-        pairs = pair_up(images, labels, IMAGE_SUFFIXES, ".png")
+    pairs = pair_up(images, labels, IMAGE_SUFFIXES, ".png")
+    if not splits:
         pairs = [pair for number, pair in enumerate(pairs)
                  if (number % 10 == 9) == (split == "val")]
         if not pairs:
             raise UserError(
                 f"{images} has fewer than ten images, too few to keep every tenth for {split}")
-    return FilePairs(pairs, classes, palette(len(classes)))
+    shown = sorted((number, colour) for colour, number in colours.items() if number < 255)
+    shown = [colour for _, colour in shown] or palette(len(classes))
+    return FilePairs(pairs, classes, shown, read_label=reader(colours))

@@ -109,7 +109,7 @@ def _field(contents, order, field):
     """The payload of one field of a struct, given the elements after the struct's name."""
     (_, length), (_, names) = itertools.islice(contents, 2)
     length = struct.unpack(f"{order}i", length)[0]
-    for at, (_, payload) in zip(range(0, len(names), length), contents):
+    for at, (_, payload) in zip(range(0, len(names), length), contents, strict=False):
         if bytes(names[at : at + length]).rstrip(b"\0") == field.encode():
             return payload
     raise ValueError(f"it has no field {field}")

@@ -51,13 +51,13 @@ def errors(prediction, label):
 def legend(classes, palette, width):
     """A PIL image `width` wide that names the colour of every class."""
     text = font()
-    columns, box = [], 14
+    box = 14
     cell = max(int(text.getlength(name)) for name in classes) + box + 22
     per_row = max(1, width // cell)
     rows = -(-len(classes) // per_row)
     picture = Image.new("RGB", (width, rows * 22 + 8), PAPER)
     draw = ImageDraw.Draw(picture)
-    for number, (name, colour) in enumerate(zip(classes, palette)):
+    for number, (name, colour) in enumerate(zip(classes, palette, strict=True)):
         x, y = number % per_row * cell + 6, number // per_row * 22 + 6
         draw.rectangle((x, y, x + box, y + box), fill=tuple(colour), outline=INK)
         draw.text((x + box + 6, y - 1), name, fill=INK, font=text)
@@ -127,7 +127,8 @@ def curves(panels, width=460, height=300):
     for number, (title, lines) in enumerate(panels):
         left, right, top, bottom = number * width + 58, (number + 1) * width - 16, 34, height - 34
         draw.text((left, 8), title, fill=INK, font=font(15))
-        finite = [(x, y) for _, xs, ys in lines for x, y in zip(xs, ys) if np.isfinite(y)]
+        finite = [(x, y) for _, xs, ys in lines
+                  for x, y in zip(xs, ys, strict=True) if np.isfinite(y)]
         if not finite:
             continue
         x_most = max(x for x, _ in finite) or 1
@@ -145,7 +146,7 @@ def curves(panels, width=460, height=300):
             points = [
                 (left + (right - left) * x / x_most,
                  bottom - (bottom - top) * (y - low) / (high - low))
-                for x, y in zip(xs, ys) if np.isfinite(y)
+                for x, y in zip(xs, ys, strict=True) if np.isfinite(y)
             ]
             colour = SERIES[index % len(SERIES)]
             draw.line(points, fill=colour, width=2, joint="curve")
@@ -226,7 +227,7 @@ def points_panel(image, groups, pixel=None):
     drawn."""
     canvas = plain_panel(backdrop(image), pixel)
     draw, left, (height, width) = ImageDraw.Draw(canvas), 0, image.shape[:2]
-    for (name, points), colour in zip(groups.items(), SERIES):
+    for points, colour in zip(groups.values(), SERIES, strict=False):
         for x, y, weight in points[((points[:, :2] >= 0) & (points[:, :2] <= 1)).all(1)]:
             x, y = (SIDE * part * side / max(width, height)
                     for part, side in ((x, width), (y, height)))
@@ -234,7 +235,7 @@ def points_panel(image, groups, pixel=None):
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=2)
     top = canvas.height - FOOT
     draw.rectangle((0, top, SIDE, canvas.height), fill=PAPER)  # over what reached beyond the image
-    for name, colour in zip(groups, SERIES):
+    for name, colour in zip(groups, SERIES, strict=False):
         draw.ellipse((left, top + 8, left + 8, top + 16), fill=colour)
         draw.text((left + 12, top + 4), name, fill=INK, font=font(12))
         left += 22 + font(12).getlength(name)
@@ -263,13 +264,14 @@ def sheet(heading, rows, classes=None, palette=None, gap=14):
     heading = textwrap.fill(heading, (width - 2 * gap) // 7)
     rows = [[(textwrap.fill(caption, 30), picture) for caption, picture in row] for row in rows]
     captions = [17 * max(caption.count("\n") + 1 for caption, _ in row) + 6 for row in rows]
-    heights = [above + max(p.height for _, p in row) + gap for above, row in zip(captions, rows)]
+    heights = [above + max(p.height for _, p in row) + gap
+               for above, row in zip(captions, rows, strict=True)]
     key = legend(classes, palette, width) if classes else Image.new("RGB", (1, 1), PAPER)
     y = 22 + 19 * (heading.count("\n") + 1)
     canvas = Image.new("RGB", (width, y + sum(heights) + key.height), PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.multiline_text((gap, 10), heading, fill=INK, font=font(14))
-    for row, above, height in zip(rows, captions, heights):
+    for row, above, height in zip(rows, captions, heights, strict=True):
         for number, (caption, picture) in enumerate(row):
             draw.multiline_text((gap + number * (SIDE + gap), y), caption, fill=INK, font=font(13))
             canvas.paste(picture, (gap + number * (SIDE + gap), y + above))

@@ -25,13 +25,25 @@ def is_prediction(path):
         return False
 
 
-def write(path, ids):
-    """Write stored ids, uint8 [H, W], as a PNG with the mark."""
+def write(path, ids, colours=None):
+    """Write stored ids, uint8 [H, W], as a PNG with the mark. colours: {id: RGB} of its palette;
+    without, the PNG is grey."""
     text, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
     for key, value in MARK.items():
         text.add_text(key, value)
-    Image.fromarray(ids).save(buffer, "PNG", pnginfo=text)
+    image = Image.fromarray(ids)
+    if colours:
+        # 256 colours: with fewer pillow would store fewer bits, in which 255 is another id
+        image.putpalette([part for id in range(256) for part in colours.get(id, (0, 0, 0))])
+    image.save(buffer, "PNG", pnginfo=text)
     write_atomically(path, buffer.getvalue())
+
+
+def check_free(path, flag="--save-predictions"):
+    """Raise UserError if a file is there that was not written here."""
+    if path.exists() and not is_prediction(path):
+        raise UserError(f"{flag} {path.parent}: {path.name} is there and is no prediction of "
+                        "eval.py; choose another folder")
 
 
 def keep_out(dataset, root, folder, flag):
@@ -70,10 +82,7 @@ def writer(dataset, folder, root, flag="--save-predictions"):
             raise UserError(
                 f"{flag}: {first} and {second} would both be written as {name}.png; rename one")
         named[name] = index
-        path = folder / f"{name}.png"
-        if path.exists() and not is_prediction(path):
-            raise UserError(f"{flag} {folder}: {path.name} is there and is no prediction of "
-                            "eval.py; choose another folder")
+        check_free(folder / f"{name}.png", flag)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -181,7 +181,7 @@ def make_probe(task, seed, split, index, height=128, width=128):
     rows = radius + 2 + np.sort(rng.uniform(0, free, count)) + gap * np.arange(count)
     inward = radius + 1 + rng.uniform(0, side / 32)  # from the edge to the cues' centres
     right = bool(rng.integers(2))
-    for cue, row in zip(cues, rows):
+    for cue, row in zip(cues, rows, strict=False):  # count: some of three cues
         for fraction, colour in ((1.0, (245, 245, 240)), (0.72, KEY_COLOURS[cue])):
             paint(canvas, add(colour, "cue"), 0, fraction * radius, 0, row,
                   width - 1 - inward if right else inward)

@@ -25,7 +25,13 @@ holds images of VOC's val.
 from common.errors import UserError
 
 from .files import (
-    FilePairs, MissingSplit, class_table, find_folder, list_folder, read_label, read_list,
+    FilePairs,
+    MissingSplit,
+    class_table,
+    find_folder,
+    list_folder,
+    read_label,
+    read_list,
     read_pairs,
 )
 from .matlab import read_ids

@@ -100,7 +100,8 @@ def look(model, explain, image, pixel, scale=1.0, device="cpu"):
         scores = scores_of(model, x)[..., :height, :width]
     scores = F.interpolate(scores, image.shape[:2], mode="bilinear", align_corners=False)
     prediction = scores[0].argmax(0).to("cpu", torch.uint8).numpy()
-    place = tuple((2 * p + 1) * n // (2 * side) for p, n, side in zip(pixel, scaled, image.shape))
+    place = tuple((2 * p + 1) * n // (2 * side)
+                  for p, n, side in zip(pixel, scaled, image.shape[:2], strict=True))
     found = explain.explain(model, record, tuple(x.shape[-2:]), place)
     if not found:
         raise UserError("--attention: this network has no context to look at")
@@ -118,7 +119,7 @@ def fit(values, scaled, size):
     if values.ndim == 2:
         rows, columns = (
             (2 * torch.arange(n) + 1) * cells // (2 * side)
-            for n, cells, side in zip(scaled, values.shape, size)
+            for n, cells, side in zip(scaled, values.shape, size, strict=True)
         )
         values = values[rows[:, None], columns]
     return values.numpy()

@@ -1,11 +1,33 @@
-"""What a paper's networks can be: options as given by --set, recipes, and the networks built."""
+"""The options of a paper's networks, as given by --set."""
 
 import ast
+import math
 
 from common.cli import load_paper, positive
 from common.errors import UserError
+from common.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+# What a number of a recipe must be where that is not obvious; text and a test.
+WANTED = {
+    "optimizer": (f"one of: {', '.join(OPTIMIZERS)}", lambda value: value in OPTIMIZERS),
+    "schedule": (f"one of: {', '.join(SCHEDULES)}", lambda value: value in SCHEDULES),
+    "train_split": ("a split", lambda value: isinstance(value, str)),
+    "no_decay": ("parts of names, such as ('norm',)",
+                 lambda value: all(isinstance(part, str) for part in value)),
+    "scale": ("LOW,HIGH with 0 < LOW <= HIGH",
+              lambda value: len(value) == 2 and 0 < value[0] <= value[1] < math.inf),
+    "fit": ("LONG,SHORT in pixels or ()", lambda value: len(value) in (0, 2) and all(
+        type(side) is int and side > 0 for side in value)),
+    "warmup_steps": ("0 or more", lambda value: value >= 0),
+    "lr": ("more than 0", lambda value: value > 0),
+    "test_scale": ("more than 0", lambda value: value > 0),
+    "max_share": ("more than 0, at most 1", lambda value: 0 < value <= 1),
+    "drop_at": ("0 to 1", lambda value: 0 <= value <= 1),
+    "momentum": ("0 to less than 1", lambda value: 0 <= value < 1),
+}
+
+
 MOST = 10**4  # a larger number of anything is a mistake, found here and not when memory is full
 
 
@@ -52,34 +74,67 @@ def misfit(value, examples):
 
 
 def parse(pairs, paper):
-    """["regions=1,2", "context=off"] -> {"regions": (1, 2), "context": False}; what is no literal
-    is text. Raises UserError that names the option, for another type or range than its default's
-    as well. An unknown option is left to `build`, which lists the valid ones."""
-    options, known = {}, defaults(paper) if pairs else {}
+    """The options of a network: ["regions=1,2", "context=off"] -> {"regions": (1, 2), "context":
+    False}. Raises UserError that names the option, for a wrong type or range as well; an unknown
+    one is left to `build`, which lists the valid ones."""
+    known = defaults(paper) if pairs else {}
+    found = read(pairs, {name: values[0] for name, values in known.items() if values}, "--set")
+    for name, value in found.items():
+        found[name] = value = tuple(value) if isinstance(value, list) else value
+        if name in known and (wanted := misfit(value, known[name])):
+            raise UserError(f"--set {name}={str(value)[:80]}: wanted {wanted}")
+    return found
+
+
+def read(pairs, known, flag):
+    """{name: value} of NAME=VALUE texts; what is no literal is text. A name whose default in
+    `known` is a boolean, a number or a tuple takes nothing else (numbers also None). Raises
+    UserError that names the flag."""
+    options = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            raise UserError(f"--set {pair}: wanted OPTION=VALUE")
+            raise UserError(f"{flag} {pair}: wanted OPTION=VALUE")
         try:
             value = ast.literal_eval(text)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             value = text
-        value = tuple(value) if isinstance(value, list) else value
-        examples = known.get(name, [""])
-        if examples and isinstance(examples[0], bool):
+        default, fits, wanted = known.get(name), True, ""
+        if isinstance(default, bool):
             value = BOOLEANS.get(text.strip().lower())
-        if name in known and (wanted := misfit(value, examples)):
-            raise UserError(f"--set {pair[:80]}: wanted {wanted}")
+            fits, wanted = value is not None, "true or false"
+        elif isinstance(default, (int, float)):
+            kinds = (int,) if isinstance(default, int) else (int, float)
+            fits = value is None or (type(value) in kinds and abs(value) < math.inf)
+            wanted = f"a {'whole ' * isinstance(default, int)}number such as {default}"
+        elif isinstance(default, tuple):
+            fits, wanted = not isinstance(value, str), f"values such as {default}"
+        if not fits:
+            raise UserError(f"{flag} {pair}: wanted {wanted}")
         options[name] = value
     return options
 
 
-def load_recipe(paper, dataset, preset="tiny"):
-    """The paper's recipe for a dataset, that of DATASET_PRESET if one size has its own, else the
-    default one. The probes shapes-TASK are trained like shapes."""
-    recipes = load_paper(paper, "recipe").RECIPES
-    dataset = dataset and dataset.partition("-")[0]
-    return recipes.get(f"{dataset}_{preset}") or recipes.get(dataset) or recipes["default"]
+def parse_recipe(pairs):
+    """Numbers of a recipe: ["flip=off", "scale=0.5,2"] -> {"flip": False, "scale": (0.5, 2)}.
+    Raises UserError that names the number."""
+    known = vars(Recipe())
+    for name in (pair.partition("=")[0] for pair in pairs):
+        if name and name not in known:
+            raise UserError(f"--recipe {name}: unknown; valid: {', '.join(known)}")
+    numbers = read(pairs, known, "--recipe")
+    for name, value in numbers.items():
+        positive = ("1 or more", lambda value: value > 0)
+        other = positive if type(known[name]) is int else ("0 or more", lambda value: value >= 0)
+        wanted, fits = WANTED.get(name, other)
+        try:
+            fine = fits(value)
+        except TypeError:  # None, or a number in place of several
+            fine = False
+        if not fine:
+            raise UserError(f"--recipe {name}={value}: wanted {wanted}")
+        numbers[name] = tuple(value) if isinstance(known[name], tuple) else value
+    return numbers
 
 
 def build_model(paper, preset, num_classes, options):

@@ -8,7 +8,6 @@ import sys
 from dataclasses import asdict
 
 from common import checkpoint, processes
-from common.cli import make_folder
 from common.errors import UserError
 from common.run import FILES
 
@@ -124,7 +123,8 @@ def locked(out, new):
         yield
         return
     try:
-        file = open(make_folder(out) / "lock", "a", encoding="utf-8")
+        out.mkdir(parents=True, exist_ok=True)
+        file = open(out / "lock", "a", encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None
     with file:

@@ -1,10 +1,12 @@
 """Weights from files: of an ImageNet backbone, of the official code, of a run of train.py."""
 
 import dataclasses
+import json
+import sys
 from pathlib import Path
 
 from common import checkpoint
-from common.cli import load_paper, papers
+from common.cli import load_paper, load_recipe, papers
 from common.errors import UserError
 from common.recipe import Recipe
 
@@ -58,7 +60,7 @@ def load_official(path, paper, preset=None, pairs=(), dataset=None):
               "num_classes": build.pop("num_classes"), "options": build}
     if preset not in (None, config["preset"]):
         raise UserError(f"--preset {preset}: {path} holds {config['preset']}")
-    return config, state, options.load_recipe(paper, dataset, config["preset"])
+    return config, state, load_recipe(paper, dataset, config["preset"])
 
 
 def load_run(path, paper=None, preset=None, pairs=()):
@@ -74,6 +76,19 @@ def load_run(path, paper=None, preset=None, pairs=()):
         raise UserError(f"--paper {paper}: {path} holds {config['paper']}")
     recipe = {name: value for name, value in stored["recipe"].items() if name in known}
     return config, stored["model"], Recipe(**recipe)
+
+
+def own_data(run):
+    """The folder of the data that a run was trained on, as its config.json says, if it is there
+    still, else None. Tells on stderr what was found."""
+    try:
+        path = json.loads((run / "config.json").read_text(encoding="utf-8"))["data"]
+        if path is None or not Path(path).is_dir():
+            return None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    print(f"data: {path}, as in {run / 'config.json'}", file=sys.stderr)
+    return Path(path)
 
 
 def load_network(run, official, paper, preset, pairs, dataset):

@@ -131,7 +131,7 @@ def measure(sides, device):
                 memory = extra_memory(device, make, name, side, backward)
                 rows.append(dict(zip(COLUMNS, (
                     name, side, PASSES[backward], parameters, total,
-                    f"{1e3 * seconds[name]:.3g}", f"{memory:.3g}", share))))
+                    f"{1e3 * seconds[name]:.3g}", f"{memory:.3g}", share), strict=True)))
     return rows
 
 

@@ -118,7 +118,7 @@ def longer(jobs):
     rows = []
     for row, seed in wanted:
         result = score(load_best(longer_run(*row, seed)), row[1])
-        rows.append(dict(zip(LONG_COLUMNS, (*row[:2], LONG, seed, f"{result:.4f}"))))
+        rows.append(dict(zip(LONG_COLUMNS, (*row[:2], LONG, seed, f"{result:.4f}"), strict=True)))
     write_csv(LONG_CSV, rows)
     print("\n".join(["", *longer_table(rows)]))
 
@@ -135,7 +135,8 @@ def main():
     for paper, context, task, seed in wanted:
         result = score(load_best(probe_run(paper, context, task, seed)), task)
         found[paper, str(context), task, str(seed)] = f"{result:.4f}"
-    rows = [dict(zip(COLUMNS, (*what, value))) for what, value in sorted(found.items())]
+    rows = [dict(zip(COLUMNS, (*what, value), strict=True))
+            for what, value in sorted(found.items())]
     write_csv(CSV, rows)
     print("\n".join(table(rows)))
 

@@ -27,7 +27,7 @@ def receptive_field(model, images, classes):
     images: uint8 [n, H, W, 3], classes: which score of each image, [n] -> [H, W], float64.
     """
     total = 0
-    for image, number in zip(images, classes):
+    for image, number in zip(images, classes, strict=True):
         x = normalise(image)[None].requires_grad_()
         score = model(x)["out"][0, number, image.shape[0] // 2, image.shape[1] // 2]
         total = total + torch.autograd.grad(score, x)[0].abs().sum((0, 1)).double()

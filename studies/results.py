@@ -73,7 +73,8 @@ def table(rows):
                 "ms per training step", "ms per test image"]
     return markdown(headings, [
         [network, f"{int(group[0]['parameters']) / 1e6:.2f} M", group[0]["steps"],
-         *(spread([float(row[split]) for row in group]) for split in ("val", "test", "test sliding")),
+         *(spread([float(row[split]) for row in group])
+           for split in ("val", "test", "test sliding")),
          *(f"{float(group[0][column]):.0f}" for column in ("training ms", "test ms"))]
         for network, group in by_network(rows).items()])
 
@@ -104,7 +105,8 @@ def scored(network, seed, arguments):
         **who, "parameters": sum(p.numel() for p in best.parameters()), "steps": run[1],
         **{name: f"{matrix.miou:.4f}" for name, matrix in scores.items()},
         "training ms": "", "test ms": "",
-        **{name: f"{value:.4f}" for name, value in zip(dataset.classes, scores["test"].iou, strict=True)},
+        **{name: f"{value:.4f}"
+           for name, value in zip(dataset.classes, scores["test"].iou, strict=True)},
     }
     predicted = [predict(best, dataset[index][0], whole, arguments.device) for index in SHOWN]
     return row, log, best.cpu(), predicted
@@ -138,7 +140,7 @@ def main():
             log += lines
             networks.setdefault(network, best)  # the first seed is timed and shown
             predicted.setdefault(network, guesses)
-    for column, measured in zip(("training ms", "test ms"), milliseconds(networks)):
+    for column, measured in zip(("training ms", "test ms"), milliseconds(networks), strict=True):
         for row in rows:
             row[column] = f"{measured[row['network']]:.3g}"
     write_csv(CSV, rows)

@@ -15,7 +15,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common import checkpoint
-from papers.options import build_model, load_recipe
+from common.cli import load_recipe
+from papers.options import build_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)

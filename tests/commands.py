@@ -11,6 +11,7 @@ Not run are those of ELSEWHERE, and pytest only collects its tests.
 """
 
 import importlib
+import itertools
 import re
 import runpy
 import shlex
@@ -30,13 +31,12 @@ from datasets import shapes
 from tests import layouts
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md",
-         *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("papers/*/paper.md"))]
-PAGES += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")
-                if path.name != "adding_a_paper.md")
+PAGES = [str(path.relative_to(ROOT))
+         for pattern in ("*.md", "papers/*/paper.md", "papers/*/evidence/*.md", "docs/*.md")
+         for path in sorted(ROOT.glob(pattern)) if path.name != "adding_a_paper.md"]
 ELSEWHERE = {
     "make test": "runs this", "make mutants": "takes twenty minutes", "make crash": "takes minutes",
-    "python -m venv": "makes an environment",
+    "python -m venv": "makes an environment", ".venv/bin/python -m pip": "fetches packages",
 }
 # Sizes of benchmarks: module, what is replaced.
 SMALL = {
@@ -135,8 +135,8 @@ def official(paper, classes):
 
 def stand_ins(words):
     """The command with files that exist in place of the page's."""
-    paper = next((after for word, after in zip(words, words[1:]) if word == "--paper"), "pysa")
-    preset = next((after for word, after in zip(words, words[1:]) if word == "--preset"), "tiny")
+    given = dict(itertools.pairwise(words))
+    paper, preset = given.get("--paper", "pysa"), given.get("--preset", "tiny")
     dataset = next((name for name in DATA if name in " ".join(words)), "camvid")
     meant = {
         "NAME": dataset, "PATH": f"data/{dataset}", "RUN": "runs/pysa-tiny-shapes",

@@ -35,7 +35,8 @@ def make_data(folder, count=10, side=64):
     for part in ("images", "labels"):
         (folder / part).mkdir(parents=True)
     for number in range(count):
-        for part, picture in zip(("images", "labels"), make_scene(0, "train", number, side, side)):
+        pictures = make_scene(0, "train", number, side, side)
+        for part, picture in zip(("images", "labels"), pictures, strict=True):
             Image.fromarray(picture).save(folder / part / f"{number}.png")
     (folder / "classes.txt").write_text("\n".join(CLASSES), encoding="utf-8")
 
@@ -103,7 +104,7 @@ def differences(a, b, where=""):
     if isinstance(a, (list, tuple)):
         if len(a) != len(b):
             return [f"{where}: {len(a)} and {len(b)} entries"]
-        return [place for n, pair in enumerate(zip(a, b))
+        return [place for n, pair in enumerate(zip(a, b, strict=True))
                 for place in differences(*pair, f"{where}/{n}")]
     return [] if a == b or (a != a and b != b) else [f"{where}: {a} and {b}"]
 

@@ -15,19 +15,16 @@ ROOT = Path(__file__).resolve().parent.parent
 PAPERS = sorted(path.parent.name for path in ROOT.glob("papers/*/paper.md"))
 ROW = re.compile(r"^\| \((\w+)\) \|.*$", re.MULTILINE)
 FILES = ("naive", "model", "fast", "boundary", "readings")
-UNWRITTEN = ("pspnet",)  # the example of docs/adding_a_paper.md is no whole lesson
 LINK = re.compile(rf"\[({'|'.join(FILES)})\.([\w.]+)\]\((\w+)\.py#L(\d+)\)")
 PAGES = sorted(
     path for folder in (".", "docs", "papers/*", "papers/*/evidence")
     for path in ROOT.glob(f"{folder}/*.md")
-    if not path.match("papers/*/paper.md") or path.parent.name not in UNWRITTEN
 )
 
 
 def results(paper):
     """The page with a paper's tables of numbers."""
-    folder = ROOT / "papers" / paper
-    return folder / ("paper.md" if paper in UNWRITTEN else "evidence/results.md")
+    return ROOT / "papers" / paper / "evidence" / "results.md"
 
 
 def marks(paper, part):
@@ -38,7 +35,7 @@ def marks(paper, part):
         return found
     text = (ROOT / "papers" / paper / f"{part}.py").read_text(encoding="utf-8")
     for number, line in enumerate(text.splitlines(), 1):
-        for comment in re.findall(r"# (?:Eq\. )?(\(\w+\)(?:(?:,| to) \(\w+\))*)", line):
+        for comment in re.findall(r"# (\(\w+\)(?:(?:,| to) \(\w+\))*)", line):
             for equation in re.findall(r"\w+(?=\))", comment):
                 found.setdefault(equation, []).append(number)
     return found

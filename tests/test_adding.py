@@ -60,23 +60,23 @@ def copy(tmp_path_factory):
         elif words[0] == "cp":
             shutil.copy(root / words[1], root / words[2])
         else:
-            assert words[0] == "python", line
+            assert words[0] == ".venv/bin/python", line
     for name, code in FILES.items():
         (root / name).write_text(code + "\n", encoding="utf-8", newline="\n")
     return root
 
 
 def test_the_page_has_every_file_of_a_folder():
-    folder = {path.name for path in (ROOT / "papers" / "pysa").rglob("*")
-              if path.suffix in (".py", ".md")}
-    made = {Path(name).name.replace("pspnet", "pysa") for name in FILES}
+    folder = {path.name for path in (ROOT / "papers" / "pan").rglob("*")
+              if path.suffix in (".py", ".md") and path.parent.name != "golden"}
+    made = {Path(name).name.replace("pspnet", "pan") for name in FILES}
     made |= {"__init__.py", "resnet.py"}
-    optional = {"mutants.py", "cost.py", "ablation.py", "camvid.py", "fast.py", "readings.py",
-                "test_explain.py", "results.md"}
+    optional = {"mutants.py", "cost.py", "ablation.py", "readings.py",
+                "transcription.py", "test_explain.py"}
     wrong = (folder - optional) ^ made
     assert not wrong, f"docs/adding_a_paper.md lacks a file, or has one too many: {wrong}"
     assert max(len(line) for code in FILES.values() for line in code.splitlines()
-               if not line.startswith("| (")) <= 120
+               if not line.startswith("|")) <= 100
 
 
 def test_the_page_works(copy):
@@ -84,7 +84,7 @@ def test_the_page_works(copy):
     # test_notes.
     others = (path for path in copy.rglob("*") if path.is_file() and path.name != "paper.md")
     before = {path: path.read_bytes() for path in others if "pspnet" not in path.parts}
-    commands = [line for line in COMMANDS if line.startswith("python ")]
+    commands = [line for line in COMMANDS if line.startswith(".venv/bin/python ")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
                    "PYTHONUTF8": "1"}
     result = subprocess.run(
@@ -93,8 +93,9 @@ def test_the_page_works(copy):
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
     assert "background" in result.stdout and "pixel accuracy" in result.stdout
-    passed = re.search(r"(\d+) passed", result.stdout)
-    assert passed and int(passed[1]) > 20 and "failed" not in result.stdout, result.stdout[-2000:]
+    passed = [int(number) for number in re.findall(r"(\d+) passed", result.stdout)]
+    assert min(passed) > 5 and sum(passed) > 20 and "failed" not in result.stdout, (
+        result.stdout[-2000:])
     run = copy / "runs" / "pspnet-tiny-shapes"
     assert {"best.pt", "val_00000-attention-40-100.png",
             "shapes-val.png"} <= {path.name for path in run.iterdir()}

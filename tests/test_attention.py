@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from studies import receptive_field
-from studies.trainings import ROWS, command, finished, run_of
 from common import checkpoint
 from common import cli as cli_module
 from common.errors import UserError
 from datasets import pictures
 from datasets.shapes import CLASSES, PALETTE, Shapes
 from papers import attention, options
+from studies import receptive_field
+from studies.trainings import ROWS, command, finished, run_of
 from tests.helpers import close
 
 PAPERS = ("pysa", "unept", "pan", "psanet", "lrformer")
@@ -92,6 +92,13 @@ def test_the_place_in_what_the_network_sees(shape, scale, seen, place):
     assert np.allclose(points["a"],
                        [[(place[1] + 0.5) / scaled[1], (place[0] + 0.5) / scaled[0], 1]])
     assert bars.tolist() == [0, 1, 2]
+
+
+def test_points_are_fractions_of_the_sides():
+    """x = 4 of 8 columns, y = 3 of 12 rows, whatever the padding."""
+    points = {"map": torch.tensor([[4.0, 3.0, 0.7]])}
+    found = attention.fit(points, (12, 8), (16, 32))["map"]
+    assert np.allclose(found, [[0.5, 0.25, 0.7]])
 
 
 def test_no_context_is_said():
@@ -249,7 +256,7 @@ def test_radius():
 
 def test_commands_that_train_are_those_of_train_py(tmp_path, monkeypatch):
     import train
-    for row, wanted in zip(ROWS["unept"], ({}, {"context": False})):
+    for row, wanted in zip(ROWS["unept"], ({}, {"context": False}), strict=True):
         run = run_of("unept", row, 1)
         monkeypatch.setattr("sys.argv", command(*run))
         arguments = train.parse()

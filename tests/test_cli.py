@@ -4,6 +4,7 @@ mistake as one line."""
 import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def test_run_directory(trained):
 def test_evaluate(cli, trained, data):
     for checkpoint_path in (trained, trained / "last.pt"):
         code, out, err = cli("eval", checkpoint_path, "--data", data)
-        assert code == 0 and "left" in out and "mean" in out and "1 images" in out, err
+        assert code == 0 and "left" in out and "mIoU" in out and "1 images" in out, err
+        assert re.search(r"^mIoU \d+\.\d%$", out, re.M)
     assert (trained / "folder-val.png").exists()
 
 
@@ -133,7 +135,7 @@ def test_resume_needs_no_other_flags_and_extends_nothing(cli, trained, data):
     before = (trained / "last.pt").read_bytes()
     code, out, _ = cli("train", "--resume", "--out", trained, "--data", data, "--device", "cpu",
                        "--workers", 0)
-    assert code == 0 and "mean" in out
+    assert code == 0 and "mIoU" in out
     assert (trained / "last.pt").read_bytes() == before
 
 
@@ -205,7 +207,7 @@ MISTAKES = [
     (("eval", "RUN", "--split", "all"), ["--split", "test"]),
     (("eval", "RUN", "--dataset", "shapes"), ["12 classes", "trained for 2"]),
     (("eval", "RUN", "--paper", "unet"), ["--paper unet"]),
-    (("eval", "RUN"), ["--data PATH"]),
+    (("eval", "RUN/best.pt", "--dataset", "camvid"), ["--data PATH"]),
     (("train", "--workers", "-1"), ["--workers -1", "0 or more"]),
     (("train", "--workers", "two"), ["--workers", "two"]),
     (("train", "--batch-size", "0"), ["--batch-size", "0"]),
@@ -245,7 +247,7 @@ MISTAKES = [
     (("eval", "list.pth"), ["list.pth is not a checkpoint of train.py"]),
     (("eval", "broken"), ["no such file", "best.pt"]),
     (("eval", "RUN", "--crop-size", "-5"), ["--crop-size"]),
-    (("eval", "RUN", "--image", "empty"), ["empty"]),
+    (("eval", "RUN", "--image", "empty"), ["--image empty", "no pictures"]),
     (("eval", "RUN", "--image", "deep.png"), ["deep.png has mode I;16", "8 bits"]),
     (("eval", "RUN", "--dataset", "imagenet"), ["imagenet", "shapes, camvid"]),
     (("eval", "RUN", "--data", "nowhere"), ["--data nowhere", "no such folder"]),
@@ -328,7 +330,7 @@ def wrong_files(tmp_path):
                          ids=lambda value: " ".join(map(str, value))[:60])
 def test_every_mistake_is_one_line(cli, trained, tmp_path, wrong_files, arguments, words):
     before = contents(tmp_path), contents(trained)
-    program, *rest = [str(trained) if a == "RUN" else a for a in arguments]
+    program, *rest = [a.replace("RUN", str(trained)) for a in arguments]
     code, out, err = cli(program, *rest)
     assert code == 2 and out == ""
     assert err.count("\n") == 1 and err.startswith("error: "), err
@@ -403,7 +405,7 @@ def test_resume_may_come_before_the_first_checkpoint(cli, data, tmp_path):
     code, out, err = cli("train", *QUICK, "--dataset", "folder", "--data", data, "--workers", 0,
                          "--out", "run",
                          "--resume")
-    assert code == 0 and "run holds no checkpoint yet: starting at step 0" in err and "mean" in out
+    assert code == 0 and "run holds no checkpoint yet: starting at step 0" in err and "mIoU" in out
 
 
 def test_foreign_files_are_not_overwritten(cli, tmp_path):

@@ -13,8 +13,8 @@ from tests import commands
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("papers", "common", "datasets", "studies", "tests", "docs", "train.py", "eval.py",
-         "README.md", "Makefile",
-         "pyproject.toml", "requirements.txt")
+         "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml",
+         "requirements.txt", "LICENSE", "CITATION.cff")
 
 
 @pytest.fixture(scope="module")

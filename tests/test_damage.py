@@ -264,8 +264,8 @@ def test_every_file_is_named(tmp_path):
     truncate(tmp_path / "images/validation/ADE_val_00000003.jpg")
     lines = list(check.problems("ade20k", tmp_path))
     assert len(lines) == 3
-    assert all(number in line
-               for number, line in zip(("train_00000001", "train_00000003", "val_00000003"), lines))
+    numbers = ("train_00000001", "train_00000003", "val_00000003")
+    assert all(number in line for number, line in zip(numbers, lines, strict=True))
     message = r"ADE_train_00000001.*\(2 such; `python -m datasets.check ade20k .*` lists them"
     with pytest.raises(UserError, match=message):
         datasets.load("ade20k", tmp_path, "train")

@@ -87,7 +87,7 @@ def middles(label, values):
     """(row, column) of the middle of every connected blob of these values."""
     found, free = [], np.isin(label, values)
     seen = np.zeros_like(free)
-    for start in zip(*np.nonzero(free)):
+    for start in zip(*np.nonzero(free), strict=True):
         if seen[start]:
             continue
         stack, pixels = [start], []
@@ -116,12 +116,13 @@ def test_probes_follow_their_rule(task):
         objects = np.argwhere(label > 1)
         distance = np.abs(objects[:, 1] - cues[0][1])
         assert len(cues) in ((1, 2, 3) if task == "count" else (2,)) and distance.min() >= 64
-        for number, (y, x) in ((n, place) for n in (2, 3, 4) for place in middles(label, [n])):
+        for number, (y, _) in ((n, place) for n in (2, 3, 4) for place in middles(label, [n])):
             # Objects overlap and are cut off, so their middle is known to a few pixels: leave out
             # close calls.
             heights = [y - cue[0] for cue in cues]
             if task == "direction" and min(map(abs, heights)) > 16:
-                above = [colour for height, colour in zip(heights, colours) if height > 0]
+                above = [colour for height, colour in zip(heights, colours, strict=True)
+                         if height > 0]
                 assert number - 2 == above[-1]
             elif task == "nearest" and abs(abs(heights[0]) - abs(heights[1])) > 32:
                 assert number - 2 == colours[int(np.argmin(np.abs(heights)))]
@@ -242,8 +243,8 @@ def damage_rgb_label(root):
 
 
 def damage_16_bit_label(root):
-    Image.fromarray(np.zeros((8, 6), np.uint16)).save(root / "labels" / "n03.png")
-    return "n03.png has mode I;16"
+    Image.fromarray(np.full((8, 6), 256, np.uint16)).save(root / "labels" / "n03.png")
+    return "n03.png contains the value 256; class ids are 0 to 255"
 
 
 def damage_truncated(root):

@@ -91,7 +91,7 @@ def test_a_batch_is_its_images_one_by_one(paper):
     images = torch.randn(3, 3, 64, 80, dtype=torch.float64)
     with torch.no_grad():
         together = model(images)["out"]
-        for image, scores in zip(images, together):
+        for image, scores in zip(images, together, strict=True):
             assert (model(image[None])["out"][0] - scores).abs().max() < 1e-9
 
 
@@ -178,7 +178,7 @@ def test_compile(paper):
         torch.manual_seed(0)
         got = add_gradients(compiled, model, images, label, Recipe(), contextlib.nullcontext(), off)
     assert got == pytest.approx(wanted, rel=1e-5)
-    for one, other in zip(plain.parameters(), model.parameters()):
+    for one, other in zip(plain.parameters(), model.parameters(), strict=True):
         assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-5)
 
 

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.inference import (
-    PROTOCOLS, Protocol, fitted_size, normalise, predict, scores, window_starts,
+    PROTOCOLS,
+    Protocol,
+    fitted_size,
+    normalise,
+    predict,
+    scores,
+    window_starts,
 )
 
 WHOLE = PROTOCOLS["whole"]
@@ -121,6 +127,29 @@ def test_window_starts(size, crop, stride):
     assert len(starts) == max(int(np.ceil((size - crop) / stride)), 0) + 1  # semseg
 
 
+def test_windows_overlap_by_a_third_of_the_crop_rounded_up():
+    """Crop 32, so strides of 22: windows from 0, 22 and 44 cover 76 pixels, and no fourth one."""
+    seen, model = [], Pointwise()
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    image = picture(32, 76)
+    scores(model, image, Protocol(crop=32), batch=1)
+    x = normalise(image)[None]
+    assert len(seen) == 3
+    assert all(torch.equal(window, x[..., s : s + 32]) for window, s in zip(seen, (0, 22, 44)))
+
+
+def test_sizes_that_the_network_sees():
+    """Half of 79 and 97 is rounded to 40 and 48; a picture of a few pixels is padded with 0, the
+    mean colour, at the bottom and right."""
+    seen, model = [], Pointwise()
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    scores(model, picture(79, 97), Protocol(scales=(0.5,)))
+    assert seen[0].shape == (1, 3, 40, 48)
+    scores(model, picture(5, 7))
+    assert seen[1].shape == (1, 3, 32, 32) and seen[1][..., :5, :7].abs().min() > 0
+    assert seen[1][..., 5:, :].abs().max() == seen[1][..., 7:].abs().max() == 0
+
+
 def test_sliding_by_hand():
     """Two windows of 32 on 32 x 48: the mean of their logits where they overlap."""
     image, model = picture(32, 48), Surroundings()
@@ -153,7 +182,7 @@ def semseg(model, image, base, crop, scales):
                 both = model(torch.cat([x[window], x[window].flip(-1)]))["out"].softmax(1)
                 probability[window] += ((both[0] + both[1].flip(-1)) / 2)[None]
                 count[window[1:]] += 1
-        rows, columns = (slice(b, b + side) for b, side in zip(before, scaled))
+        rows, columns = (slice(b, b + side) for b, side in zip(before, scaled, strict=True))
         probability = (probability / count)[..., rows, columns]
         total = total + F.interpolate(probability, size, mode="bilinear", align_corners=False)[0]
     return total
@@ -260,6 +289,7 @@ def test_a_smaller_answer_than_the_windows():
 def test_every_paper_protocol_is_possible():
     import importlib
     from pathlib import Path
+
     import datasets
     for path in Path(__file__).parent.parent.glob("papers/*/recipe.py"):
         recipe = importlib.import_module(f"papers.{path.parent.name}.recipe")

@@ -14,7 +14,7 @@ def by_loop(prediction, label, n):
     scores = []
     for c in range(n):
         intersection = union = 0
-        for p, t in zip(prediction.ravel().tolist(), label.ravel().tolist()):
+        for p, t in zip(prediction.ravel().tolist(), label.ravel().tolist(), strict=True):
             if t == 255:
                 continue
             intersection += p == c and t == c
@@ -31,7 +31,7 @@ def test_equals_the_loop(seed):
     prediction = rng.integers(0, n - 1, (3, 17, 13)).astype(np.uint8)
     label = rng.choice([0, 1, 2, 5, 255], (3, 17, 13)).astype(np.uint8)  # 3 and 4 never occur
     matrix = ConfusionMatrix(n)
-    for p, t in zip(prediction, label):
+    for p, t in zip(prediction, label, strict=True):
         matrix.update(p, t)
     wanted = by_loop(prediction, label, n)
     assert np.array_equal(matrix.iou, wanted, equal_nan=True)

@@ -4,6 +4,7 @@ there."""
 import csv
 import importlib
 import re
+import statistics
 
 import pytest
 
@@ -108,9 +109,9 @@ def lacks(path, lines):
 
 
 TABLES = [  # page, benchmark, CSV, function that makes the lines
-    ("README.md", "studies.probes", "CSV", "table"),
-    ("README.md", "studies.cost", "CSV", "table"),
-    ("README.md", "studies.results", "CSV", "table"),
+    ("docs/choosing.md", "studies.probes", "CSV", "table"),
+    ("docs/choosing.md", "studies.cost", "CSV", "table"),
+    ("docs/choosing.md", "studies.results", "CSV", "table"),
     ("docs/choosing.md", "studies.probes", "LONG_CSV", "longer_table"),
     ("docs/choosing.md", "studies.cost", "WHOLE", "networks_table"),
     ("docs/choosing.md", "studies.results", "CSV", "classes_table"),
@@ -133,6 +134,22 @@ def test_scores_are_the_logged_ones():
         run = (row["network"], row["seed"])
         best = max(float(line["miou"]) for line in log if (line["network"], line["seed"]) == run)
         assert float(row["val"]) == pytest.approx(best, abs=1e-4), run
+
+
+def test_the_table_of_what_context_is_worth():
+    """docs/choosing.md: every paper's network, and the same without context."""
+    shapes, rows = measured("studies.shapes_table")
+    first = {row["paper"]: row["network"] for row in reversed(rows)}
+    rows = [row for row in rows if row["network"] in (first[row["paper"]], "no context")]
+    assert not lacks("docs/choosing.md", shapes.table(rows))
+    scores = {}
+    for row in rows:
+        bare = row["network"] == "no context"
+        scores.setdefault(bare, {}).setdefault(row["paper"], []).append(100 * float(row["miou"]))
+    ranges = [[statistics.mean(seeds) for seeds in scores[bare].values()] for bare in (True, False)]
+    spoken = " and ".join(f"{min(means):.0f} to {max(means):.0f} %" for means in ranges)
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert spoken in text.replace("without their context mechanism ", "").replace(" with it", "")
 
 
 @pytest.mark.parametrize("paper", PAPERS)

@@ -189,7 +189,7 @@ def test_cityscapes_ids_both_ways(tmp_path):
     dataset = loaded(tmp_path, "cityscapes")
     assert dataset.table[:34].tolist() == CITYSCAPES_IDS
     assert dataset.stored_ids.tolist() == [7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33]
-    assert dict(zip(dataset.classes, dataset.stored_ids.tolist()))["train"] == 31
+    assert dict(zip(dataset.classes, dataset.stored_ids.tolist(), strict=True))["train"] == 31
 
 
 def test_coco_stuff_rule():

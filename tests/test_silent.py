@@ -1,7 +1,6 @@
 """Nothing is silently wrong: masks of 0 and 255, labels of four bits, turned photos, lost lines."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -186,7 +185,7 @@ def test_the_matrix_takes_whole_numbers_alone():
 def test_other_classes_of_the_same_number(cli, trained, tmp_path):
     root = write(tmp_path / "data", {"train": [LEFT], "val": [LEFT]}, names="right\nleft\n")
     code, _, err = cli("eval", trained, "--data", root)
-    assert code == 2 and "has 2 classes, right, left; the checkpoint was trained for 2: left" in err
+    assert code == 2 and "has other classes, right, left; the checkpoint was trained for left" in err
 
 
 def test_weights_that_are_not_numbers(cli, trained, tmp_path):
@@ -217,7 +216,7 @@ def test_resume_needs_the_best_weights(cli, trained, data, tmp_path, damage):
 
 
 USELESS = [  # flags of which one leaves the other without effect
-    ("--image", "x.png", "--save-predictions"), ("--image", "x.png", "--data", "."),
+    ("--image", "x.png", "--data", "."),
     ("--image", "x.png", "--split", "val"), ("--attention", "1,1", "--save-predictions"),
     ("--crop-size", 64), ("--crop-size", 64, "--image", "x.png"),
     ("--crop-size", 1, "--protocol", "sliding"), ("--crop-size", 31, "--protocol", "multiscale"),
@@ -281,7 +280,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("paper,pair", OPTIONS)
 def test_options_have_types_and_ranges(paper, pair):
-    with pytest.raises(UserError, match=f"--set {re.escape(pair)}: wanted "):
+    with pytest.raises(UserError, match=f"--set {pair.partition('=')[0]}=.*: wanted "):
         options.parse([pair], paper)
 
 

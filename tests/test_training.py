@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+
 from common import checkpoint, guard, loop, losses, processes
 from common import recipe as recipes
 from common.errors import UserError
@@ -305,7 +306,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(kind):
             model, model, images, label, Recipe(accumulate=parts), contextlib.nullcontext(), off)
         results.append([torch.tensor(value), *(p.grad.clone() for p in model.parameters())])
     for other in results[1:]:
-        for a, b in zip(results[0], other):
+        for a, b in zip(results[0], other, strict=True):
             assert torch.allclose(a, b, rtol=0, atol=1e-12)
 
 

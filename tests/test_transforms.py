@@ -56,7 +56,7 @@ def test_every_family_is_a_pure_function(family, size):
     for seed in range(8):
         one, two = (transforms.augment(image, label, rng(seed), 48, **FAMILIES[family])
                     for _ in range(2))
-        for a, b, shape in zip(one, two, [(48, 48, 3), (48, 48)]):
+        for a, b, shape in zip(one, two, [(48, 48, 3), (48, 48)], strict=True):
             assert (np.array_equal(a, b) and a.shape == shape and a.dtype == np.uint8
                     and a.flags.c_contiguous)
         assert set(np.unique(one[1])) <= {0, 1, 2, 3, 4, 255}
@@ -71,7 +71,8 @@ def test_threads_do_not_matter():
         results.append([transforms.augment(image, label, rng(3), 96, **family)
                         for family in FAMILIES.values()])
     torch.set_num_threads(threads)
-    assert all(np.array_equal(a, b) for one, two in zip(*results) for a, b in zip(one, two))
+    assert all(np.array_equal(a, b) for one, two in zip(*results, strict=True)
+               for a, b in zip(one, two, strict=True))
 
 
 def test_quarter_turn():

@@ -38,13 +38,16 @@ def attention(x, module, convs=()):
 
 
 def pool_all(x, grids):
-    """Replaces `pool` for several grids. x: [B, C, H, W], grids [(a, b), ...] -> [[B, C, a, b],
-    ...].
+    """Replaces `pool` for several grids, in training. x: [B, C, H, W], grids [(a, b), ...]
+    -> [[B, C, a, b], ...].
 
     Why the same: the mean over a rectangle is a mean over its rows, then over its columns, P X P'^T
     with a thin matrix P for each side. What it saves: with the row matrices of all grids on top of
-    each other the big map is read once in place of five times, forwards and backwards.
+    each other the gradient of the large map is written once. PyTorch's pooling is quick, but its
+    backward pass is several times slower than these products.
     """
+    if not torch.is_grad_enabled():
+        return [model.pool(x, cells) for cells in grids]
     x = x.permute(0, 2, 3, 1)  # [B, H, W, C]
     height, width, channels = x.shape[1:]
     heights, widths = zip(*grids, strict=True)

@@ -127,7 +127,6 @@ class Block(nn.Module):
     def __init__(self, channels, heads, side, ratio, norm, layer_scale, drop_path=0.0,
                  pre_norm=False, context=True, fast=True):
         super().__init__()
-
         self.pre_norm = nn.BatchNorm2d(channels) if pre_norm else None
         self.position = depthwise(channels)
         self.norm1 = norm(channels) if context else None

@@ -13,7 +13,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from .model import (
-    DEFAULTS, FPA, GAU, PAN, ConvNorm, check, classifier, dilated_resnet, enlarge, normalise,
+    DEFAULTS,
+    FPA,
+    GAU,
+    PAN,
+    ConvNorm,
+    check,
+    classifier,
+    dilated_resnet,
+    enlarge,
+    normalise,
 )
 
 VARIANTS = {  # what differs from model.DEFAULTS; jw's modules are its own

@@ -25,10 +25,10 @@ from .resnet import ResNet
 def in_float32(attend):
     """Decorator: compute in float32 at least, whatever autocast and the three tensors say."""
     @functools.wraps(attend)
-    def wrapper(q, table, v, *more, **options):
+    def _wrapped(q, table, v, *more, **options):
         with without_autocast(q.device.type):
             return attend(*promoted(q, table, v), *more, **options)
-    return wrapper
+    return _wrapped
 
 
 @in_float32

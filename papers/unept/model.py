@@ -30,8 +30,9 @@ def full_attention(q, k, v, dropout_p=0.0):
         A = softmax(Q K^T / sqrt(d))                                                        (A)
         Attn = A V                                                                          (B)
 
-    q: [B, M, Q, d], k: [B, M, S, d], v: [B, M, S, D] -> [B, M, Q, D]. The authors' talk divides by
-    the root of the whole width C; the usual d is the width of a head, and so it is in their code.
+    q: [B, M, Q, d], k: [B, M, S, d], v: [B, M, S, D] -> [B, M, Q, D], where here d = D = C / M. The
+    authors' talk divides by the root of the whole width C; their code, like everybody, by that of
+    d.
     """
     a = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)      # (A)  [B, M, Q, S]
     return F.dropout(a, dropout_p) @ v                                      # (B)  [B, M, Q, D]
@@ -44,18 +45,18 @@ class DeformableAttention(nn.Module):
         Delta = z W^off + b^off                 where to look, in pixels of the level       (D)
         a = softmax over l, n of (z W^att + b^att)     with what weight                     (E)
         p = r + Delta / (W_l, H_l)              the points, 0 .. 1 on every level           (F)
-        bil(V; p) = sum over i, j of (1 - |y - i|) (1 - |x - j|) V_ij                       (G)
+        bil(V; p) = sum over i, j of (1 - |y - i|) (1 - |x - j|) V_ij,                      (G)
+            in pixels: (x, y) = p * (W_l, H_l) - 1/2
         Attn_q = sum over l, n of a bil(V^l; p)                                             (H)
         out = [Attn of head 1, .., Attn of head M] W^O + b^O                                (J)
 
-    where z, `query` [B, Q, C], is what a pixel is; r, `reference` [B, Q, 2], is where it is, (x, y)
-    in 0 .. 1; X, `source` [B, S, C], are all levels; `shapes` are their L sizes (H_l, W_l); V is
-    [B, S, M, D], Delta and p are [B, Q, M, L, N, 2], a is [B, Q, M, L, N]; i, j are the four pixels
-    around p, zeros outside the map. No key exists, and no query is compared with anything.
+    where z, `query` [B, Q, C], are a pixel's features; r, `reference` [B, Q, 2], is its place, (x,
+    y) in 0 .. 1; X, `source` [B, S, C], are all levels; `shapes` are their L sizes (H_l, W_l); V is
+    [B, S, M, D], Delta and p are [B, Q, M, L, N, 2], a is [B, Q, M, L, N]; i, j run over the four
+    pixels around p, and V_ij is 0 outside the map. There is no key: no query is compared with
+    anything. How the authors' talk writes (D), (E) and (H) is in paper.md.
 
-    The talk writes z W^Q_m U_m for (D) and (E), without bias; the released code, and this, has one
-    matrix for the product, see paper.md. The talk puts the sum of (H) inside the softmax; the code
-    takes the softmax first. fast: whether to take (G) and (H) from fast.py. -> [B, Q, C].
+    fast: whether to take (G) and (H) from fast.py. -> [B, Q, C].
     """
 
     def __init__(self, channels, heads, levels, points, fast=True):
@@ -92,7 +93,7 @@ class DeformableAttention(nn.Module):
         pixels away."""
         angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
         compass = torch.stack([angle.cos(), angle.sin()], dim=-1)           # [M, 2]
-        compass = compass / compass.abs().amax(-1, keepdim=True)            # on a square, no circle
+        compass = compass / compass.abs().amax(-1, keepdim=True)            # on a square
         bias = compass[:, None, None] * torch.arange(1, self.points + 1)[:, None]   # [M, 1, N, 2]
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(bias.expand(-1, self.levels, -1, -1).flatten())
@@ -168,7 +169,7 @@ def sine_position(height, width, channels, like):
 
 
 class SelfAttention(nn.Module):
-    """(A) and (B) among the queries of the decoder, of which there are three readings.
+    """(A) and (B) among the queries of the decoder. There are three readings of which queries.
 
     mixing "none": a query attends to itself alone; the softmax of one score is 1.
     "batch": to the queries at its position in the other images of the batch, as the released code
@@ -188,9 +189,10 @@ class SelfAttention(nn.Module):
         attend = F.scaled_dot_product_attention if self.fast else full_attention
         dropout = self.dropout if self.training else 0.0
         x = x.transpose(0, 1) if self.mixing == "batch" else x      # then the batch is the sequence
+        # q, k and v are [B, M, Q, D] each; with "batch" B and Q have changed places
         q, k, v = self.projection(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if self.mixing == "none":                                           # each [B, M, Q, D]
-            x = v * F.dropout(torch.ones_like(v[..., :1]), dropout)         # (B)  with A = 1
+        if self.mixing == "none":  # with A = 1, which dropout sets to 0 for whole heads
+            x = v * F.dropout(torch.ones_like(v[..., :1]), dropout)         # (B)  [B, M, Q, D]
         else:
             x = attend(q, k, v, dropout_p=dropout)                          # (A), (B)
         x = self.output(x.transpose(1, 2).flatten(2))                       # [B, Q, C]
@@ -206,9 +208,10 @@ def feed_forward(channels, hidden, dropout):
 class EncoderLayer(nn.Module):
     """Every pixel of the pyramid looks at the pyramid. [B, S, C] -> [B, S, C].
 
-        X <- norm(X + MSA(X + position, X)),  X <- norm(X + FFN(X))
+        X <- norm(X + attention(X + position, r, X)),  X <- norm(X + FFN(X))
 
-    Values carry no position: what is read does not depend on where it lies, who reads it does.
+    where attention is `DeformableAttention` and r are the pixels' own places. `position` is added
+    to the queries alone: it decides where to look, and is not part of what is read.
     """
 
     def __init__(self, channels, heads, levels, points, hidden, dropout, fast):
@@ -228,7 +231,10 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Every output pixel mixes with other queries, then looks at the pyramid. [B, Q, C] -> same.
 
-        z <- norm(z + self-attention(z)),  z <- norm(z + MSA(z, memory)),  z <- norm(z + FFN(z))
+        z <- norm(z + SelfAttention(z)),  z <- norm(z + attention(z, r, memory)),
+        z <- norm(z + FFN(z))
+
+    where attention is `DeformableAttention` and `memory` is what the encoder returns.
     """
 
     def __init__(self, channels, heads, levels, points, hidden, dropout, fast, mixing):
@@ -439,14 +445,15 @@ def build(num_classes, preset="tiny", **options):
         embedding of "deit" are made; others are resized. 480, or 768 for the paper's Cityscapes.
     channels: C. heads: M. depth: layers of encoder and of decoder. hidden: width of the FFN.
         dropout: in both. Those of the released code, smaller in "tiny".
-    levels: L, 1 to 3, the last L of the three maps. points: N. The rows of the paper's table 6.
+    levels: L, 1 to 3, the last L of the three maps. points: N. Both vary in the paper's table 6.
     decoder_mixing: of `SelfAttention`. "none" is the released network, which is always tested on
         one image at a time; "batch" the released training; "pixels" the decoder as it is described.
-    spatial: False leaves (K) its learned half, and no boundary heads; a row of the paper's table 5.
-    boundary: False leaves the boundary heads and their losses out, as table 6 does.
+    spatial: False drops the spatial branch of (K) and the boundary heads; a row of table 5.
+    boundary: False drops the boundary heads and their losses, as table 6 does.
     refine: True lets the boundary heads correct the output in evaluation, as the paper's figure 4.
-    context: False leaves the deepest map of the finest resolution and its classifier.
-    fast: False runs model.py alone; True takes what is quicker from fast.py and from PyTorch.
+    context: False keeps only the backbone's last map ("tiny": that at 1/8), a 1x1 convolution and
+        the classifier.
+    fast: False runs the attention as it stands in model.py; True takes a quicker form, see fast.py.
 
     Returns a module: images [B, 3, H, W] -> {"out": [B, num_classes, H, W]}, see `UNEPT`. Raises
     ValueError for an unknown preset or option, naming the valid ones.

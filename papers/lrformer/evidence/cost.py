@@ -108,8 +108,9 @@ def pairs(model):
     grids = [lrformer.grid((128, 128), side) for side in (16, *deep.sides)]
     features = [map_of(96, 64), map_of(240, 32), map_of(384, 16)]
     return {
-        "pooling, stage 1": (lambda: [lrformer.pool(x, cells) for cells in grids],
-                             lambda: fast.pool_all(x, grids)),
+        "pooling and its gradient, stage 1": (
+            lambda: gradient(x, lambda y: [lrformer.pool(y, cells) for cells in grids]),
+            lambda: gradient(x, lambda y: fast.pool_all(y, grids))),
         "attention, stage 4": (lambda: plain(small, last.convs), lambda: deep(small, last.convs)),
         "feed-forward in strips, stage 1": (lambda: fast.all_rows(x, ffn),
                                             lambda: fast.feed_forward(x, ffn)),
@@ -117,6 +118,14 @@ def pairs(model):
             lambda: lrformer.enlarge_and_squeeze(features, head.squeeze1),
             lambda: fast.squeeze(features, head.squeeze1)),
     }
+
+
+@torch.inference_mode(False)
+def gradient(x, function):
+    """Forward and backward pass of a function that gives several maps."""
+    y = x.clone().requires_grad_()
+    with torch.enable_grad():
+        sum(z.sum() for z in function(y)).backward()
 
 
 def steps():
@@ -128,6 +137,7 @@ def steps():
     show(["step", "plain ms", "short cut ms", "plain / short cut"], rows)
 
 
+@torch.no_grad()
 def total(form, model, size):
     """(G multiply-adds, multiply-adds by module) of one of FORMS; nothing is computed."""
     image = torch.empty(1, 3, *size)

@@ -255,5 +255,10 @@ MUTANTS = {
             "[c.shape[1] for c in maps], dim=1",
             "[c.shape[1] for c in maps[::-1]], dim=1",
         ),
+        (
+            "pooling in inference: one grid for all",
+            "[model.pool(x, cells) for cells in grids]",
+            "[model.pool(x, grids[0]) for cells in grids]",
+        ),
     ],
 }

@@ -142,6 +142,9 @@ def test_pool(size):
             [x],  # noqa: B023
         )
     assert fast.pool_all(x.float(), grids)[0].dtype == torch.float32
+    with torch.no_grad():  # PyTorch's own pooling
+        for together, cells in zip(fast.pool_all(x, grids), grids, strict=True):
+            close(together, F.adaptive_avg_pool2d(x, cells))
 
 
 @pytest.mark.parametrize("size", SIZES)

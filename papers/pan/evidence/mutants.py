@@ -148,7 +148,8 @@ MUTANTS = {
             "self.master = ConvNorm(inputs, inputs, activation=plain)",
             "self.master = ConvNorm(inputs, inputs)",
         ),
-        ("no ReLU after the sum of jw's GAU", "return torch.relu(up + detail)", "return up + detail"),
+        ("no ReLU after the sum of jw's GAU", "return torch.relu(up + detail)",
+         "return up + detail"),
         (
             "jw's pyramid does not stride",
             "self.down2 = ConvNorm(channels, channels, 5, stride=2)",

@@ -71,7 +71,8 @@ def same_with_gradients(f, g, inputs, tolerance=1e-11):
     a, b = f(), g()
     close(a, b, tolerance)
     seed = torch.randn_like(a)
-    for x, y in zip(*(torch.autograd.grad(o, inputs, seed, allow_unused=True) for o in (a, b))):
+    gradients = (torch.autograd.grad(o, inputs, seed, allow_unused=True) for o in (a, b))
+    for x, y in zip(*gradients, strict=True):
         assert (x is None) == (y is None)
         if x is not None:
             close(x, y, tolerance)
@@ -832,9 +833,8 @@ def test_smp_golden(smp):
     loss = network.train()(images)["out"].square().mean()
     assert abs(loss.item() / meta["train_loss"] - 1) < 1e-9
     loss.backward()
-    parts = dict(
-        zip(meta["grad_norm"], (network.backbone, network.fpa, *network.gaus, network.head))
-    )
+    modules = network.backbone, network.fpa, *network.gaus, network.head
+    parts = dict(zip(meta["grad_norm"], modules, strict=True))
     assert list(parts) == [
         "encoder.",
         "decoder.fpa.",

@@ -1,12 +1,13 @@
 """Draw every network with the shapes on its arrows: docs/NAME-network.svg, which paper.md shows.
 
-  python -m studies.drawing        (or `make drawings`)
+  python -m tests.drawing [NAME ...]        (or `make drawings`: all)
 
 One image runs through the network on the meta device, which knows shapes and computes nothing.
 Forward hooks note what the named modules return; autograd's graph tells what came from where.
 """
 
 import importlib
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -118,7 +119,8 @@ def draw(paper):
 
 
 def main():
-    for name in sorted(path.parent.name for path in ROOT.glob("papers/*/model.py")):
+    everything = sorted(path.parent.name for path in ROOT.glob("papers/*/model.py"))
+    for name in sys.argv[1:] or everything:
         target = ROOT / "docs" / f"{name}-network.svg"
         target.write_text(draw(name), encoding="utf-8", newline="\n")
         print(target.relative_to(ROOT))

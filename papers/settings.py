@@ -1,0 +1,64 @@
+"""What is to be trained: from the flags of train.py, the paper's recipe and, when a run is resumed,
+its own."""
+
+import dataclasses
+
+from common import cli
+from common.errors import UserError
+
+from . import options
+
+DEFAULTS = {"paper": "pysa", "preset": "tiny", "dataset": "shapes", "seed": 0, "options": {},
+            "precision": "float32", "freeze": None}
+# Flags that change a number of the recipe.
+NUMBERS = ("train_split", "steps", "batch_size", "accumulate", "crop_size", "lr", "optimizer",
+           "schedule", "eval_every")
+
+
+def resolve(arguments, resumed):
+    """(config, recipe) from the flags, the paper's recipe and, when resuming, the run's own. A flag
+    that contradicts the run that is to be resumed is a UserError."""
+    config = {**DEFAULTS, **resumed["config"]} if resumed else dict(DEFAULTS)
+    given = {name: getattr(arguments, name, None) for name in DEFAULTS}
+    paper = config["paper"] if resumed else arguments.paper or config["paper"]
+    inherited = getattr(arguments, "inherited", {})  # of the network to start from
+    given["options"] = {**inherited, **options.parse(arguments.set, paper)} or None
+    changed = {name: getattr(arguments, name) for name in NUMBERS}
+    changed.update(options.parse_recipe(arguments.recipe))
+    given, changed = ({name: value for name, value in flags.items() if value is not None}
+                      for flags in (given, changed))
+    if not resumed:
+        config.update(given)
+    recipe = cli.load_recipe(config["paper"], config["dataset"], config["preset"])
+    if resumed:
+        stored = resumed["recipe"].items()
+        stored = {name: tuple(v) if isinstance(v, list) else v for name, v in stored}
+        recipe = dataclasses.replace(recipe, **stored)
+        for name, value in [*given.items(), *changed.items()]:
+            before = config[name] if name in DEFAULTS else getattr(recipe, name)
+            if value != before:
+                flag = "--set" if name == "options" else f"--{name.replace('_', '-')}"
+                flag = flag if name in (*DEFAULTS, *NUMBERS) else f"--recipe {name}"
+                raise UserError(f"{flag}: the run to resume has {before!r}, not {value!r}; use "
+                                "another --out")
+        return config, recipe
+    recipe = dataclasses.replace(recipe, **changed)
+    recipe.eval_every = min(recipe.eval_every, recipe.steps)
+    return config, recipe
+
+
+def check(arguments, config, recipe, device, world):
+    """Raise UserError for numbers that do not go together."""
+    parts = world * recipe.accumulate
+    if config["seed"] < 0:
+        raise UserError(f"--seed {config['seed']}: wanted 0 or more")
+    if recipe.crop_size < 32:
+        raise UserError(f"--crop-size {recipe.crop_size}: wanted at least 32")
+    if recipe.batch_size % parts:
+        raise UserError(f"--batch-size {recipe.batch_size}: wanted a multiple of {parts}, "
+                        f"{world} processes times --accumulate {recipe.accumulate}")
+    if config["precision"] == "float16" and not device.startswith("cuda"):
+        raise UserError(f"--precision float16: on CUDA only, not on {device}; bfloat16 is the half "
+                        "precision there")
+    if arguments.workers is not None and arguments.workers < 0:
+        raise UserError(f"--workers {arguments.workers}: wanted 0 or more")
