@@ -11,8 +11,7 @@
 Protocols: `whole` runs the network on the whole image; `sliding` on overlapping windows of the
 training crop, averaging scores; `multiscale` averages the probabilities of windows over six scales
 and their mirror images; `paper` is what the paper itself did on this dataset, PROTOCOLS in its
-recipe.py (PSANet: --scales 0.5,0.75,1,1.25,1.5,1.75 for its multi-scale numbers). Pictures go to
-the checkpoint's folder (runs/PAPER-official) unless --out says otherwise.
+recipe.py (PSANet: --scales 0.5,0.75,1,1.25,1.5,1.75 for several). Pictures lie beside the run.
 """
 
 import dataclasses
@@ -21,21 +20,14 @@ from pathlib import Path
 import datasets
 from common import cli
 from common.errors import UserError, run
-from common.inference import PROTOCOLS, evaluate
+from common.inference import PROTOCOLS, SMALLEST, evaluate
 from datasets import pictures, predictions
-from datasets.files import read_image
+from datasets.files import make_folder, read_image
 from datasets.folder import palette
-from datasets.segment import segment
+from datasets.segment import pictures_in, segment
 from learn.page import explore
 from papers import attention, describe, weights
-
-
-def factors(text):
-    """An argparse type: "0.5,1" -> (0.5, 1.0)."""
-    return tuple(cli.positive(float)(part) for part in text.split(","))
-
-
-factors.__name__ = "list of positive numbers"  # what argparse calls it when it complains
+from papers.options import factors
 
 
 def parse():
@@ -51,7 +43,7 @@ def parse():
     add("--dataset",
         help=f"one of: {', '.join(datasets.NAMES)} (default: the one it was trained on)")
     add("--data", type=Path, metavar="PATH", help="folder of the dataset")
-    add("--split", choices=datasets.SPLITS, default="val")
+    add("--split", choices=datasets.SPLITS, help="default: val")
     add("--protocol", choices=(*PROTOCOLS, "paper"), default="whole")
     add("--crop-size", type=cli.positive(int),
         help="window of sliding and multiscale (default: the training crop)")
@@ -67,7 +59,15 @@ def parse():
     add("--explore", action="store_true", help="the same for all its pixels, as a page")
     add("--device", help="cpu, cuda, mps (default: the best there is)")
     add("--out", type=Path, metavar="DIR", help="where pictures go")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    for flag, other in (("image", "data"), ("image", "split"), ("attention", "save_predictions")):
+        if getattr(arguments, flag) and getattr(arguments, other):
+            raise UserError(f"--{other.replace('_', '-')} has no effect with --{flag}")
+    arguments.split = arguments.split or "val"
+    if arguments.crop_size and (arguments.crop_size < SMALLEST or arguments.protocol == "whole"):
+        raise UserError(f"--crop-size {arguments.crop_size}: wanted at least {SMALLEST}, and "
+                        "--protocol sliding, multiscale or paper, which have windows")
+    return arguments
 
 
 def choose_protocol(arguments, config, recipe):
@@ -99,7 +99,7 @@ def attend(model, config, arguments, protocol, out, device):
         raise UserError("--attention shows one pass over the whole image: --protocol whole, at "
                         "most one of --scales")
     if arguments.image:
-        image, name = read_image(arguments.image), arguments.image.stem
+        image, name = read_image(arguments.image, upright=True), [*pictures_in(arguments.image)][0]
     else:
         dataset = datasets.load(named_dataset(arguments, config), arguments.data, arguments.split)
         image, name = dataset[0][0], dataset.sample_name(0)
@@ -109,7 +109,7 @@ def attend(model, config, arguments, protocol, out, device):
     prediction, panels = attention.look(model, explain, image, pixel, scale, device)
     heading = (f"What {config['paper']} {config['preset']} looks at from row {row}, "
                f"column {column} of {name}.")
-    target = cli.make_folder(out) / f"{name}-attention-{row}-{column}.png"
+    target = make_folder(out) / f"{name}-attention-{row}-{column}.png"
     pictures.save_png(target, pictures.attention_page(
         image, pixel, prediction, panels, config["classes"], config["palette"], heading))
     print(f"picture: {target}")
@@ -128,19 +128,23 @@ def score(model, config, arguments, protocol, out, device):
     """Print the scores on a dataset, and write pictures of four predictions."""
     name = named_dataset(arguments, config)
     dataset = datasets.load(name, arguments.data, arguments.split)
-    if len(dataset.classes) != config["num_classes"]:
-        raise UserError(f"--dataset {name} has {len(dataset.classes)} classes, the checkpoint was "
-                        f"trained for {config['num_classes']}")
+    here, count = list(dataset.classes), config["num_classes"]
+    known = config.get("classes", here) if arguments.checkpoint else here
+    if len(here) != count:
+        raise UserError(f"--dataset {name} has {len(here)} classes, the checkpoint was trained "
+                        f"for {count}")
+    if here != known:
+        raise UserError(f"--dataset {name} has other classes, {', '.join(here)[:99]}; the "
+                        f"checkpoint was trained for {', '.join(known)[:99]}")
     predictions.keep_out(dataset, arguments.data, out, "--out")
     save, folder = None, arguments.save_predictions
     if folder:
         folder = out / "predictions" if folder is True else folder
         save = predictions.writer(dataset, folder, arguments.data)
-    cli.make_folder(out)
-    matrix, samples = evaluate(model, dataset, config["num_classes"], protocol, device, keep=4,
+    target = make_folder(out) / f"{name}-{arguments.split}.png"
+    matrix, samples = evaluate(model, dataset, count, protocol, device, keep=4,
                                description=arguments.split, save=save)
     print(f"{matrix.table(dataset.classes)}\nmIoU {matrix.miou:.1%}")
-    target = out / f"{name}-{arguments.split}.png"
     pictures.save_png(target, pictures.predictions(samples, dataset.classes, dataset.palette))
     predictions.write_scores(target.with_suffix(".csv"), dataset.classes, matrix.iou)
     print(f"{len(dataset)} images, split {arguments.split}, protocol {arguments.protocol}   "
@@ -161,14 +165,13 @@ def main():
         config.update(classes=names, palette=palette(len(names)))
     own = None if arguments.image or arguments.data else weights.own_data(out)
     if own and arguments.dataset in (None, config["dataset"]):
+        print(f"data: {own}, those of the training")
         arguments.data = own
     protocol, out = choose_protocol(arguments, config, recipe), arguments.out or out
     action = (explore if arguments.explore else attend if arguments.attention
               else segment if arguments.image else score)
     try:
         action(model, config, arguments, protocol, out, device)
-        if own and arguments.data == own:
-            print(f"data: {own}, those of the training")
     except ValueError as error:  # a network that knows one image size only says so
         raise UserError(str(error)) from None
 

@@ -18,7 +18,6 @@ the paper's recipe for the dataset, papers/PAPER/recipe.py.
 """
 
 import functools
-import os
 import sys
 import time
 from pathlib import Path
@@ -27,10 +26,11 @@ import torch
 
 import datasets
 from common import cli, processes
-from common.errors import run
+from common.errors import UserError, run
 from common.guard import rehearse
 from common.loop import train
 from common.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
+from datasets import statistics
 from datasets.pictures import draw_run
 from datasets.predictions import keep_out
 from datasets.stream import TrainingSamples, batches
@@ -85,7 +85,7 @@ def main():
     starts = arguments.dry_run and not arguments.resume  # then no run is in the way
     resumed = None if starts else runs.open_run(out, arguments.resume)
     config, recipe = resolve(arguments, resumed)
-    device, world = cli.pick_device(arguments.device), int(os.environ.get("WORLD_SIZE", 1))
+    device, world = cli.pick_device(arguments.device), runs.world()
     check(arguments, config, recipe, device, world)
     if arguments.dry_run:
         return describe.print_training(config, recipe)
@@ -99,7 +99,9 @@ def main():
     torch.manual_seed(config["seed"])
     model = options.build_model(
         config["paper"], config["preset"], config["num_classes"], config["options"])
-    if arguments.weights and not resumed:
+    if arguments.weights and resumed:
+        raise UserError("--weights has no effect with --resume: the run has its own")
+    if arguments.weights:
         report = weights.load_backbone(config["paper"], model, arguments.weights)
         if first:
             print(f"{arguments.weights}: {report}", file=sys.stderr)
@@ -120,6 +122,8 @@ def main():
     with runs.locked(out, new=not resumed):
         if first:
             runs.write_config(out, config, recipe, arguments.data)
+            for line in statistics.warnings(train_set, val_set):
+                print(f"warning: {line}", file=sys.stderr)
             describe.open_training(config, recipe, train_set, val_set, out, device, forward)
         result = train(
             model, stream, val_set, recipe, config, out, seed=config["seed"], device=device,

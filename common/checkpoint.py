@@ -15,9 +15,8 @@ from .errors import UserError
 
 
 def write_atomically(path, content):
-    """Write bytes to a temporary file beside `path`, flush it to the disk, then rename it.
-    Whoever reads `path`, at any moment and after any crash, sees the old content or the new.
-    Every writer has a temporary file of its own, NAME.XXXXXXXX.part."""
+    """Write bytes to a temporary file of its own beside `path`, flush it to the disk, rename it.
+    Whoever reads `path`, at any moment and after any crash, sees the old content or the new."""
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:

@@ -38,25 +38,15 @@ def positive(kind):
 
 def pick_device(name):
     """The device asked for, or the best one there is. Raises UserError if it is not there."""
-    here = ["cpu"] + ["cuda"] * torch.cuda.is_available()
-    here += ["mps"] * torch.backends.mps.is_available()
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    here = ["cpu"] + ["cuda"] * has_cuda + ["mps"] * has_mps
     if name is None:
         return here[-1]
     if name.partition(":")[0] not in here or (name.startswith("cuda:") and not name[5:].isdigit()):
         raise UserError(f"--device {name}: not available here; valid: {', '.join(here)}")
-    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
+    if name.startswith("cuda:") and int(name[5:]) >= (count := torch.cuda.device_count()):
         raise UserError(f"--device {name}: there are {count} CUDA devices, numbered from 0")
     return name
-
-
-def make_folder(path, flag="--out"):
-    """The folder `path`, made if need be. Raises UserError that names the flag."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{flag} {path}: {error.strerror}") from None
-    return path
 
 
 def papers():

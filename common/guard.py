@@ -11,11 +11,13 @@ from .errors import UserError
 from .inference import Protocol, normalise, predict
 from .recipe import half_precision
 
+LITTLE = "too little memory for a whole image; eval.py --protocol sliding needs less"
+
 
 def lacks_memory(error):
     """Whether an exception says that memory could not be had, on a GPU or the CPU."""
-    said = any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
-    return said or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return (isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            or any(text in str(error) for text in ("can't allocate memory", "not enough memory")))
 
 
 @contextlib.contextmanager
@@ -50,11 +52,9 @@ def name_the_image(weights=None):
     try:
         yield
     except (ValueError, RuntimeError, MemoryError) as error:
-        reason = str(error)
-        if lacks_memory(error):
-            reason = "too little memory for a whole image; eval.py --protocol sliding needs less"
-        elif isinstance(error, RuntimeError):
+        if isinstance(error, RuntimeError) and not lacks_memory(error):
             raise
+        reason = LITTLE if lacks_memory(error) else error
         place = "" if isinstance(error, UserError) else "validation images: "
         kept = f"; {weights} holds the trained network" if weights else ""
         raise UserError(f"{place}{reason}{kept}") from error
@@ -80,9 +80,8 @@ def evaluate_if_due(run, score):
 
 
 def rehearse(model, samples, val_set, recipe, device="cpu", precision="float32", compile=False):
-    """One forward pass of a batch and of a validation image that leave no trace. Raises UserError
-    for a flag that does not go with this network, too little memory and unreadable data, before
-    anything is written."""
+    """Forward passes of a batch and of a validation image, without a trace. Raises UserError for
+    flags that do not fit, too little memory and unreadable data, before anything is written."""
     model.to(device, memory_format=torch.channels_last).train()
     buffers = [buffer.clone() for buffer in model.buffers()]  # BatchNorm counts every pass
     count = recipe.batch_size // processes.count() // recipe.accumulate

@@ -6,7 +6,7 @@ IGNORE = 255  # label of pixels that are neither trained on nor scored
 
 
 class ConfusionMatrix:
-    """Pixel counts, row = true class, column = predicted class; int64, so no dataset overflows it.
+    """Pixel counts, row = true class, column = predicted class, int64.
 
     Counts are summed over all images first and divided once at the end. The mean of per-image IoUs
     would be another number: it weighs a class's pixel in a small or rare image more than elsewhere.
@@ -19,14 +19,18 @@ class ConfusionMatrix:
     """
 
     def __init__(self, num_classes):
+        if not 1 <= num_classes <= IGNORE:
+            raise ValueError(f"{num_classes} classes: 1 to {IGNORE} are possible")
         self.counts = np.zeros((num_classes, num_classes), dtype=np.int64)
 
     def update(self, prediction, label):
         """Add an image or batch: two integer arrays or tensors of one shape, label 255 = ignore.
-        Raises ValueError for shapes that differ and for values outside 0..num_classes-1."""
+        Raises ValueError for shapes that differ, fractions and values outside 0..num_classes-1."""
         prediction, label = np.asarray(prediction), np.asarray(label)
         if prediction.shape != label.shape:
             raise ValueError(f"prediction has shape {prediction.shape}, label {label.shape}")
+        if not all(array.dtype.kind in "iub" for array in (prediction, label)):
+            raise ValueError(f"wanted whole numbers, not {prediction.dtype} and {label.dtype}")
         n = len(self.counts)
         valid = label != IGNORE
         prediction, label = prediction[valid].astype(np.int64), label[valid].astype(np.int64)
@@ -47,8 +51,9 @@ class ConfusionMatrix:
     @property
     def iou(self):
         """Per class: intersection / union, NaN where the union is empty. float64 [num_classes]."""
-        intersection = np.diag(self.counts)
-        union = self.counts.sum(0) + self.counts.sum(1) - intersection
+        counts = self.counts.astype(np.float64)  # exact to 2^53, and beyond without overflow
+        intersection = np.diag(counts)
+        union = counts.sum(0) + counts.sum(1) - intersection
         return np.divide(intersection, union, out=np.full(len(union), np.nan), where=union > 0)
 
     @property
@@ -66,8 +71,8 @@ class ConfusionMatrix:
     @property
     def pixel_accuracy(self):
         """Share of the valid pixels that are predicted right; NaN if there are none."""
-        total = self.counts.sum()
-        return float(np.trace(self.counts) / total) if total else float("nan")
+        total = self.counts.sum(dtype=float)
+        return float(np.trace(self.counts, dtype=float) / total) if total else float("nan")
 
     def table(self, classes):
         """The per-class scores as readable lines."""

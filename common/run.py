@@ -59,9 +59,8 @@ class Run:
     @property
     def due(self):
         """Whether this state is one to evaluate and has not been evaluated."""
-        done, recipe = self.log[-1]["step"] if self.log else 0, self.recipe
-        return self.step > done and (
-            self.step % recipe.eval_every == 0 or self.step == recipe.steps)
+        done, end = self.log[-1]["step"] if self.log else 0, self.step == self.recipe.steps
+        return self.step > done and (end or self.step % self.recipe.eval_every == 0)
 
     def record(self, loss, bar):
         """A step is done."""

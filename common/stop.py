@@ -5,8 +5,7 @@ import signal
 
 from . import processes
 
-HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
-SIGNALS = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)))
+SIGNALS = [one for one in signal.Signals if one.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 
 
 class Stop:
@@ -19,7 +18,7 @@ class Stop:
         self.before = {}
         with contextlib.suppress(ValueError):  # only the main thread may set handlers
             for number in SIGNALS:
-                if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN:  # of nohup
+                if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:  # nohup
                     self.before[number] = signal.signal(number, self.request)
         return self
 

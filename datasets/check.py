@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 from common.errors import UserError, run
 
-from . import LOADERS, SAMPLES
+from . import LOADERS, SAMPLES, statistics
 from .files import MissingSplit, existing_folder
 
 
 def problems(name, root):
     """Yield every problem of the dataset `name` under `root` as one line; say what was looked at on
     the way."""
-    seen = set()  # splits may share files: everything is looked at once, and said once
+    splits, seen = {}, set()  # splits may share files: everything is looked at once, and said once
     for split, published in SAMPLES[name].items():
         try:
             dataset = LOADERS[name](root, split)
@@ -36,12 +36,20 @@ def problems(name, root):
         yield from (f"{split}: {line}" for line in dataset.missing if line not in seen)
         new = [index for index, pair in enumerate(dataset.pairs) if pair not in seen]
         seen.update(dataset.missing, dataset.pairs)
+        found = statistics.Statistics(split, dataset.classes)
         for index in tqdm(new, desc=split, unit="pair", delay=1):
             try:
-                dataset[index]
+                found.add(dataset[index][1])
             except UserError as error:
                 yield f"{split}: {error}"
         print(f"{split}: {len(dataset)} pairs looked at")
+        print(*found.table(), sep="\n")
+        splits[split] = found
+    if {"train", "val"} <= splits.keys():
+        for line in statistics.compare(splits["train"], splits["val"]):
+            print(f"warning: {line}")
+        if splits["val"].count < statistics.FEW:
+            print(f"warning: val: {splits['val'].count} images are too few for a score")
 
 
 def main():

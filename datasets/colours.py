@@ -20,8 +20,8 @@ COLOUR = re.compile(r"(.*\S)\s+(?:#([0-9a-fA-F]{6})|(\d+)\s+(\d+)\s+(\d+))")
 def read_classes(path):
     """(names, {colour: id}, {} if no class has one) of a classes.txt; id 255 is the colour that is
     ignored. Raises UserError."""
-    names, colours = [], {}
-    for line in read_list(path):
+    names, colours, lines = [], {}, read_list(path)
+    for line in lines:
         found = COLOUR.fullmatch(line)
         if not found:
             names.append(line)
@@ -34,6 +34,11 @@ def read_classes(path):
             raise UserError(f"{path}: {line!r}: another line has this colour")
         colours[colour] = 255 if name == "ignore" else len(names)
         names += [name] * (name != "ignore")
+    whole = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    if not colours and len(lines) < len(whole):  # colours say the ids themselves
+        blank = 1 + next(number for number, line in enumerate(whole) if not line.strip())
+        raise UserError(f"{path}: line {blank} is blank; every line is a class, in the order of "
+                        "the ids 0, 1, 2, ...")
     if not 1 <= len(names) <= 255:
         raise UserError(f"{path} names {len(names)} classes; 1 to 255 are possible")
     if colours and {*colours.values()} - {255} != {*range(len(names))}:

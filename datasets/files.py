@@ -8,12 +8,15 @@ import warnings
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from common.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 INVALID = 254  # in a table of stored ids: no such id. Never a class where ids are renumbered
+ORIENTATION = 0x0112  # the mark of cameras in EXIF; above 4: turned by a quarter
+TURNED = ("; the picture carries an orientation mark, which viewers apply and training does not: "
+          "save it turned")
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a truncated file must be named, not filled with grey
 
 
@@ -27,7 +30,9 @@ def read_pixels(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on metadata; what cannot be read raises
             with Image.open(path) as image:
+                kind = image.tile[0][3] if image.tile else ""  # how the file stores its values
                 image.load()
+                image.info["stored"] = kind if isinstance(kind, str) else str((*kind, "")[0])
                 return image
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
@@ -38,16 +43,19 @@ def read_pixels(path):
             f"cannot read image {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def read_image(path):
+def read_image(path, upright=False):
     """RGB uint8 [H, W, 3]. Grey, palette, CMYK and transparent files are converted; 16-bit ones are
     refused.
 
-    A camera's orientation mark is not applied: the label belongs to the pixels as they are stored.
+    upright: apply a camera's orientation mark. Not where there is a label: it belongs to the pixels
+    as they are stored.
     """
     image = read_pixels(path)
-    if image.mode.startswith("I") or image.mode == "F":
+    if image.mode.startswith("I") or image.mode == "F" or ";16" in image.info["stored"]:
+        mode = image.info["stored"] if ";16" in image.info["stored"] else image.mode
         raise UserError(
-            f"{path} has mode {image.mode} (more than 8 bits); save it with 8 bits per channel")
+            f"{path} has mode {mode} (more than 8 bits); save it with 8 bits per channel")
+    image = ImageOps.exif_transpose(image) if upright else image
     image.info.pop("transparency", None)  # with it, a palette image would convert with a warning
     # a copy: torch wants writable arrays
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
@@ -60,7 +68,9 @@ def read_label(path):
     if image.mode not in ("L", "P", "1"):
         raise UserError(
             f"label {path} has mode {image.mode}, wanted one 8-bit channel with class ids (L or P)")
-    return np.asarray(image).astype(np.uint8)
+    # Pillow spreads grey levels of 4 and 2 bits over 0 to 255
+    factor = {"L;4": 17, "L;2": 85}.get(image.info["stored"], 1) if image.mode == "L" else 1
+    return np.asarray(image).astype(np.uint8) // np.uint8(factor)
 
 
 class FilePairs:
@@ -117,14 +127,26 @@ class FilePairs:
         image, stored = read_image(image_path), self.read_label(label_path)
         if image.shape[:2] != stored.shape:
             sizes = f"{image.shape[1]}x{image.shape[0]} and {stored.shape[1]}x{stored.shape[0]}"
-            raise UserError(f"{image_path} and {label_path} differ in size ({sizes})")
+            turned = image.shape[1::-1] == stored.shape
+            turned = turned and read_pixels(image_path).getexif().get(ORIENTATION, 1) > 4
+            raise UserError(f"{image_path} and {label_path} differ in size ({sizes})"
+                            + TURNED * turned)
+        return image, self.translate(stored, label_path)
+
+    def label(self, index):
+        """The label alone, uint8 [H, W]. Raises UserError that names the file at fault."""
+        path = self.pairs[index][1]
+        return self.translate(self.read_label(path), path)
+
+    def translate(self, stored, label_path):
+        """Stored ids, uint8 [H, W], as classes."""
         label = np.take(self.table, stored)
         # in 8 bits 255 + 1 is 0, so only wrong ids are above
         if (label + np.uint8(1)).max() > len(self.classes):
             value = stored[(label >= len(self.classes)) & (label != 255)][0]
             raise UserError(f"{label_path} contains the value {value}; valid are {self._valid()} "
                             "and 255 = ignore")
-        return image, label
+        return label
 
     def _valid(self):
         """The stored ids below 255 as text: "0 to 10, 12 to 20"."""
@@ -159,6 +181,15 @@ def find_folder(root, names, *markers):
                 return folder
     raise UserError(
         f"--data {root}: {' or '.join(markers)} is missing; looked there and in {', '.join(names)}")
+
+
+def make_folder(path, flag="--out"):
+    """The folder `path`, made if need be. Raises UserError that names the flag."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag} {path}: {error.strerror}") from None
+    return path
 
 
 def list_folder(path):

@@ -5,12 +5,11 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from common.cli import make_folder
 from common.errors import UserError
 from common.inference import predict
 
 from . import pictures, predictions
-from .files import IMAGE_SUFFIXES, list_folder, read_image
+from .files import IMAGE_SUFFIXES, list_folder, make_folder, read_image
 
 
 def pictures_in(path):
@@ -41,7 +40,7 @@ def segment(model, config, arguments, protocol, out, device):
             predictions.check_free(masks / f"{name}.png")
     for name, path in tqdm(found.items(), unit="picture", disable=len(found) < 2):
         try:
-            image = read_image(path)
+            image = read_image(path, upright=True)
         except UserError as error:
             if not arguments.image.is_dir():
                 raise

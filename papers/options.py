@@ -1,11 +1,9 @@
 """The options of a paper's networks, as given by --set."""
 
 import ast
-import functools
-import inspect
 import math
 
-from common.cli import load_paper
+from common.cli import load_paper, positive
 from common.errors import UserError
 from common.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
@@ -30,24 +28,62 @@ WANTED = {
 }
 
 
-@functools.cache
+MOST = 10**4  # a larger number of anything is a mistake, found here and not when memory is full
+
+
+def factors(text):
+    """An argparse type: "0.5,1" -> (0.5, 1.0)."""
+    return tuple(positive(float)(part) for part in text.split(","))
+
+
+factors.__name__ = "list of positive numbers"  # what argparse calls it when it complains
+
+
 def defaults(paper):
-    """{option: a default of it, which tells its kind}, from what a paper's model.py has of these:
-    PRESETS, the signature of `build`, that of the network's class, DEFAULTS."""
-    module = load_paper(paper)
-    sources = [*module.PRESETS.values()]
-    for kind in (module.build, type(module.build(2))):
-        parameters = inspect.signature(kind).parameters.values()
-        sources.append({p.name: p.default for p in parameters if p.default is not p.empty})
-    sources.append(getattr(module, "DEFAULTS", {}))
-    return {name: value for source in sources for name, value in source.items()
-            if value is not None}
+    """{option: its values in a paper's DEFAULTS and PRESETS}, which tell its kind and range."""
+    module, found = load_paper(paper), {}
+    for source in (module.DEFAULTS, *module.PRESETS.values()):
+        for name, value in source.items():
+            found.setdefault(name, []).append(value)
+    return {name: [value for value in values if value is not None]
+            for name, values in found.items()}
+
+
+def is_whole(value):
+    """Whether it is a whole number from 1 to MOST."""
+    return type(value) is int and 1 <= value <= MOST
+
+
+def misfit(value, examples):
+    """What is wanted in the place of a value that is not like the examples, else ""."""
+    one = examples[0] if examples else None
+    if isinstance(one, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(one, str):
+        return "" if isinstance(value, str) else f"a name such as {one}"
+    if isinstance(one, tuple):
+        fits = isinstance(value, tuple) and all(map(is_whole, value))
+        return "" if fits else f"values such as {one}, of 1 to {MOST} each"
+    if value is None or (type(value) is tuple and one is None and all(map(is_whole, value))):
+        return ""
+    if isinstance(one, float):
+        low, high = min(examples), 1 if examples[0] < 1 else MOST
+        fits = type(value) in (int, float) and min(low, 1e-9) <= value <= high
+        return "" if fits else f"a number such as {one}, above 0 and at most {high}"
+    return "" if is_whole(value) else f"a whole number such as {one or 16}, 1 to {MOST}"
 
 
 def parse(pairs, paper):
     """The options of a network: ["regions=1,2", "context=off"] -> {"regions": (1, 2), "context":
-    False}. Raises UserError that names the option."""
-    return read(pairs, defaults(paper) if pairs else {}, "--set")
+    False}. Raises UserError that names the option, for a wrong type or range as well; an unknown
+    one is left to `build`, which lists the valid ones."""
+    known = defaults(paper) if pairs else {}
+    found = read(pairs, {name: values[0] for name, values in known.items() if values}, "--set")
+    for name, value in found.items():
+        found[name] = value = tuple(value) if isinstance(value, list) else value
+        if name in known and (wanted := misfit(value, known[name])):
+            raise UserError(f"--set {name}={str(value)[:80]}: wanted {wanted}")
+    return found
 
 
 def read(pairs, known, flag):

@@ -3,13 +3,19 @@ weights."""
 
 import contextlib
 import json
+import os
 import sys
 from dataclasses import asdict
 
 from common import checkpoint, processes
-from common.cli import make_folder
 from common.errors import UserError
 from common.run import FILES
+
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+FIELDS = {"model": dict, "optimizer": dict, "scaler": dict, "config": dict, "recipe": dict,
+          "log": list, "step": int, "best": float, "running": list, "curve": list}
+CONFIG = {"paper": str, "preset": str, "dataset": str, "options": dict, "num_classes": int,
+          "classes": list, "palette": list}
 
 try:
     from fcntl import LOCK_EX, LOCK_NB, lockf
@@ -38,7 +44,13 @@ def open_run(out, resume):
             print(f"{out} holds no checkpoint yet: starting at step 0", file=sys.stderr)
         return None
     try:
-        return checkpoint.load_run(out / "last.pt")
+        state = checkpoint.load_run(out / "last.pt")
+        check_fields(state, out / "last.pt")
+        if state["log"]:
+            check_best(state, out)
+        return state
+    except BestError:
+        raise
     except UserError as error:
         try:
             step = checkpoint.load_run(out / "best.pt")["step"]
@@ -46,6 +58,52 @@ def open_run(out, resume):
             raise error from None
         raise UserError(f"{error}; best.pt beside it is whole: copy it to last.pt to go on from "
                         f"step {step}") from None
+
+
+class BestError(UserError):
+    """best.pt is not that of the run."""
+
+
+def check_best(state, out):
+    """Raise UserError if best.pt, which the end of the training needs, is not of the same run."""
+    path, reason = out / "best.pt", "it holds another network"
+    try:
+        best = checkpoint.load_run(path)["model"]
+        if {name: value.shape for name, value in best.items()} == {
+                name: value.shape for name, value in state["model"].items()}:
+            return
+    except (UserError, AttributeError) as error:
+        reason = str(error)
+    raise BestError(f"{path} is needed in the end: {reason}; copy last.pt to it to do without")
+
+
+def check_fields(state, path, needed=tuple(FIELDS)):
+    """Raise UserError if one of the needed fields of a checkpoint, or of what it says about its
+    network, is missing or of another type."""
+    for fields, values in (({name: FIELDS[name] for name in needed}, state),
+                           (CONFIG, state["config"])):
+        for name, kind in fields.items():
+            if not isinstance(values, dict) or not isinstance(values.get(name), kind):
+                raise UserError(f"{path}: the field {name} is missing or not what train.py writes; "
+                                "the file is of an older version or of another program")
+    if not 1 <= state["config"]["num_classes"] == len(state["config"]["classes"]) <= 255:
+        raise UserError(f"{path}: {state['config']['num_classes']} classes, and names of "
+                        f"{len(state['config']['classes'])}: that does not go together")
+
+
+def world():
+    """How many processes train together: 1, or what torchrun says. Raises UserError for variables
+    that do not go together."""
+    given = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    try:
+        rank, count = int(given.get("RANK", 0)), int(given.get("WORLD_SIZE", 1))
+    except ValueError:
+        rank, count = -1, 0
+    if not 0 <= rank < count or (count > 1 and len(given) < len(VARIABLES)):
+        text = " ".join(f"{name}={value}" for name, value in given.items())
+        raise UserError(f"{text}: torchrun sets {', '.join(VARIABLES)} together; unset them to "
+                        "train in one process")
+    return count
 
 
 def is_config(path):
@@ -65,7 +123,8 @@ def locked(out, new):
         yield
         return
     try:
-        file = open(make_folder(out) / "lock", "a", encoding="utf-8")
+        out.mkdir(parents=True, exist_ok=True)
+        file = open(out / "lock", "a", encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None
     with file:

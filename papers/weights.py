@@ -9,7 +9,7 @@ from common.cli import load_paper, load_recipe, papers
 from common.errors import UserError
 from common.recipe import Recipe
 
-from . import options
+from . import options, runs
 
 MORE = "; docs/weights.md tells which files load"
 
@@ -27,13 +27,22 @@ def read(paper, path):
         raise UserError(str(error)) from None
 
 
+def check_finite(model, path):
+    """Raise UserError if a weight that came from a file is not a finite number."""
+    for name, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise UserError(f"{path}: {name} holds values that are not finite (NaN or infinite)")
+
+
 def load_backbone(paper, model, path):
     """Load ImageNet weights into the backbone. Returns a line about what was loaded."""
     weights = read(paper, path)
     try:
-        return load_paper(paper, "official").load_backbone(model, weights)
+        report = load_paper(paper, "official").load_backbone(model, weights)
     except (ValueError, AttributeError) as error:  # AttributeError: not a dictionary of tensors
         raise UserError(f"--weights {path}: {error}{MORE}") from None
+    check_finite(model, f"--weights {path}")
+    return report
 
 
 def load_official(path, paper, preset=None, pairs=(), dataset=None):
@@ -59,6 +68,7 @@ def load_run(path, paper=None, preset=None, pairs=()):
     """(config, state, recipe) of a run of train.py. Raises UserError, also if it is asked to be
     something else than it is."""
     stored = checkpoint.load_run(path)
+    runs.check_fields(stored, path, needed=("model", "config", "recipe"))
     config, known = stored["config"], {field.name for field in dataclasses.fields(Recipe)}
     for flag, value in (("preset", preset), ("set", pairs)):
         if value:
@@ -97,5 +107,7 @@ def load_network(run, official, paper, preset, pairs, dataset):
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"the weights do not fit {config['paper']}: {error}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the weights do not fit {config['paper']}: {reason}") from None
+    check_finite(model, official or run)
     return model.eval(), config, recipe, folder

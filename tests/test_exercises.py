@@ -3,6 +3,7 @@
 import ast
 import copy
 import inspect
+import operator
 import re
 import subprocess
 import sys
@@ -119,9 +120,7 @@ def linked(paper):
     for e in lesson.exercises(paper):
         for place in (place for *_, places in e.rows for place in places):
             module, name = place.split(".", 1)
-            for item in name.split("."):
-                made = getattr(made if item != name.split(".")[0] else
-                               lesson.part(paper, module), item)
+            made = operator.attrgetter(name)(lesson.part(paper, module))
             if inspect.isfunction(made):
                 lines, first = inspect.getsourcelines(made)
                 found.setdefault(f"{module}.py", set()).update(range(first, first + len(lines)))

@@ -196,7 +196,6 @@ def test_what_eval_takes_without_flags(monkeypatch):
     ((), dict(crop=0, scales=(0.5,))),
     (("--protocol", "sliding"), dict(crop=96, scales=(0.5,))),
     (("--protocol", "sliding", "--crop-size", 64), dict(crop=64)),
-    (("--crop-size", 64), dict(crop=0)),
     (("--protocol", "multiscale"), dict(crop=96, scales=(0.25, 0.375, 0.5, 0.625, 0.75, 0.875))),
     (("--scales", "1,2"), dict(scales=(1.0, 2.0))),
     (("--protocol", "paper"), dict(fit=(2048, 512), multiple=32, crop=0, scales=(1.0,))),

@@ -1,4 +1,4 @@
-"""Nothing is lost: one training per folder, steps before the score, foreign files left alone."""
+"""Nothing is lost: one training per folder, steps before scores, foreign files left alone."""
 
 import os
 import signal

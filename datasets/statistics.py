@@ -1,0 +1,78 @@
+"""How often classes occur in labels, and what is suspicious about it."""
+
+import numpy as np
+
+from common.errors import UserError
+from common.metrics import IGNORE
+
+AT_MOST = 100  # labels that a training looks at
+FEW = 5  # images are too few to tell one score from another
+
+
+class Statistics:
+    """Pixels and images per class. names: of the K classes."""
+
+    def __init__(self, split, names):
+        self.split, self.names, self.count = split, names, 0
+        self.pixels, self.images = np.zeros(256, np.int64), np.zeros(256, np.int64)
+
+    def add(self, label):
+        """Count a label, uint8 [H, W], 255 = ignore."""
+        pixels = np.bincount(label.ravel(), minlength=256)
+        self.pixels, self.images = self.pixels + pixels, self.images + (pixels > 0)
+        self.count += 1
+        return self
+
+    def table(self):
+        """The shares of pixels and of images as lines."""
+        width = max(map(len, (*self.names, "ignored")))
+        rows = [*zip(self.names, range(len(self.names))), ("ignored", IGNORE)]
+        total = max(1, self.pixels.sum())
+        return [f"{'class'.ljust(width)}  pixels  images", *(
+            f"{name.ljust(width)}  {self.pixels[k] / total:6.1%}  "
+            f"{self.images[k] / max(1, self.count):6.1%}" for name, k in rows)]
+
+    def seen(self):
+        """Names of the classes that occur."""
+        return [name for name, pixels in zip(self.names, self.pixels) if pixels]
+
+    def warnings(self):
+        """What is suspicious, a line each."""
+        seen, void = self.seen(), self.pixels[IGNORE] / max(1, self.pixels.sum())
+        where = f"{self.split}: {self.count} labels looked at"
+        if len(seen) < len(self.names):
+            missing = [name for name in self.names if name not in seen]
+            more = f" and {len(missing) - 5} more" * (len(missing) > 5)
+            yield f"{where}, none holds {', '.join(missing[:5])}{more}"
+        if void > 0.25:
+            yield f"{where}, {void:.0%} of their pixels are 255 = ignored"
+        if len(seen) < 2:
+            yield f"{where}, they hold one class only: there is nothing to tell apart"
+        if void and seen == [*self.names[:1]]:
+            yield (f"{self.split}: the labels hold 0 and 255 alone, as masks of two values do. 255 "
+                   "means ignore, so the object is neither learned nor scored: save it as 1")
+
+
+def compare(train, val):
+    """What is suspicious about the Statistics of both, a line each."""
+    yield from train.warnings()
+    yield from val.warnings()
+    if other := [name for name in val.seen() if name not in train.seen()]:
+        yield f"val holds {', '.join(other[:5])}, the labels looked at of train do not"
+
+
+def warnings(train_set, val_set):
+    """What is suspicious about two datasets from files, by at most AT_MOST labels of each."""
+    found = []
+    for split, dataset in (("train", train_set), ("val", val_set)):
+        if not hasattr(dataset, "label"):  # made on the fly
+            return
+        found.append(Statistics(split, dataset.classes))
+        for index in np.linspace(0, len(dataset) - 1, min(AT_MOST, len(dataset))).astype(int):
+            try:
+                found[-1].add(dataset.label(index))
+            except UserError:
+                pass  # said where it is used
+    yield from compare(*found)
+    if len(val_set) < FEW:
+        yield f"val: {len(val_set)} images are too few for a score that means something"
