@@ -18,7 +18,7 @@ import torch
 
 import datasets
 from common.checkpoint import write_atomically
-from common.cli import make_folder
+from datasets.files import make_folder
 from common.inference import SMALLEST, normalise, scores_of
 from datasets.files import read_image
 from papers import attention
