@@ -64,7 +64,8 @@ def parse():
         if getattr(arguments, flag) and getattr(arguments, other):
             raise UserError(f"--{other.replace('_', '-')} has no effect with --{flag}")
     arguments.split = arguments.split or "val"
-    if arguments.crop_size and (arguments.crop_size < SMALLEST or arguments.protocol == "whole"):
+    unused = arguments.protocol == "whole" and not arguments.summary
+    if arguments.crop_size and (unused or arguments.crop_size < SMALLEST):
         raise UserError(f"--crop-size {arguments.crop_size}: wanted at least {SMALLEST}, and "
                         "--protocol sliding, multiscale or paper, which have windows")
     return arguments
@@ -107,8 +108,7 @@ def attend(model, config, arguments, protocol, out, device):
     explain, scale = attention.explanation(config["paper"]), protocol.scales[0]
     scale = scale if arguments.scales else attention.fitting_scale(image, scale)
     prediction, panels = attention.look(model, explain, image, pixel, scale, device)
-    heading = (f"What {config['paper']} {config['preset']} looks at from row {row}, "
-               f"column {column} of {name}.")
+    heading = f"What {config['paper']} looks at from row {row}, column {column} of {name}."
     target = make_folder(out) / f"{name}-attention-{row}-{column}.png"
     pictures.save_png(target, pictures.attention_page(
         image, pixel, prediction, panels, config["classes"], config["palette"], heading))
@@ -161,8 +161,8 @@ def main():
     if arguments.summary:
         return describe.print_summary(model, config, arguments.crop_size or recipe.crop_size)
     if not config.get("classes"):  # official files do not tell them
-        names = [f"class {number}" for number in range(config["num_classes"])]
-        config.update(classes=names, palette=palette(len(names)))
+        config["classes"] = [f"class {number}" for number in range(config["num_classes"])]
+        config["palette"] = palette(config["num_classes"])
     own = None if arguments.image or arguments.data else weights.own_data(out)
     if own and arguments.dataset in (None, config["dataset"]):
         print(f"data: {own}, those of the training")

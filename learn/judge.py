@@ -129,6 +129,7 @@ def same(found, wanted):
 
 
 def close(a, b):
+    """Whether two tensors have one shape and the same values up to rounding."""
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-7, atol=1e-9)
 
 

@@ -36,6 +36,7 @@ PAGES = [str(path.relative_to(ROOT))
          for path in sorted(ROOT.glob(pattern)) if path.name != "adding_a_paper.md"]
 ELSEWHERE = {
     "make test": "runs this", "make mutants": "takes twenty minutes", "make crash": "takes minutes",
+    "make explore": "trains for hours where nothing is trained yet",
     "python -m venv": "makes an environment", ".venv/bin/python -m pip": "fetches packages",
 }
 # Sizes of benchmarks: module, what is replaced.

@@ -23,8 +23,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("papers", "common", "datasets", "studies", "tests", "pyproject.toml", "train.py",
-         "eval.py")
+PARTS = ("papers", "common", "datasets", "studies", "learn", "tests", "pyproject.toml",
+         "train.py", "eval.py")
 HANGS = "a hang"
 # Every run starts as a copy of a process that has loaded what all tests load, where it can.
 START = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")

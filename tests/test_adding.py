@@ -47,7 +47,7 @@ def copy(tmp_path_factory):
     """A copy of the repository with the page's files in it, and the page's shell commands without
     Python done."""
     root = tmp_path_factory.mktemp("copy")
-    for part in ("papers", "common", "datasets", "tests", "studies", "docs"):
+    for part in ("papers", "common", "datasets", "tests", "studies", "learn", "docs"):
         shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("train.py", "eval.py", "README.md", "pyproject.toml"):
         shutil.copy(ROOT / part, root)
@@ -71,7 +71,7 @@ def test_the_page_has_every_file_of_a_folder():
               if path.suffix in (".py", ".md") and path.parent.name != "golden"}
     made = {Path(name).name.replace("pspnet", "pan") for name in FILES}
     made |= {"__init__.py", "resnet.py"}
-    optional = {"mutants.py", "cost.py", "ablation.py", "readings.py",
+    optional = {"cases.py", "mutants.py", "cost.py", "ablation.py", "readings.py",
                 "transcription.py", "test_explain.py"}
     wrong = (folder - optional) ^ made
     assert not wrong, f"docs/adding_a_paper.md lacks a file, or has one too many: {wrong}"

@@ -12,7 +12,7 @@ import pytest
 from tests import commands
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("papers", "common", "datasets", "studies", "tests", "docs", "train.py", "eval.py",
+PARTS = ("papers", "common", "datasets", "studies", "learn", "tests", "docs", "train.py", "eval.py",
          "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml",
          "requirements.txt", "LICENSE", "CITATION.cff")
 
