@@ -100,13 +100,14 @@ def counts():
         with torch.device("meta"):
             net, images = model.build(21, preset, **options).eval(), torch.empty(1, 3, 512, 512)
         total, modules = multiply_adds(functools.partial(net, images))
-        decoder = total - modules["PAN.backbone"] - modules["PAN.head"]
+        backbone, head = (modules[f"{type(net).__name__}.{part}"] for part in ("backbone", "head"))
+        decoder = total - backbone - head
         fpa, _ = multiply_adds(functools.partial(net.fpa, net.backbone(images)[-1]))
         parameters = sum(p.numel() for p in net.parameters())
         own = sum(p.numel() for part in (net.fpa, net.gaus) for p in part.parameters())
         name = ", ".join([preset, *(f"{option}={value}" for option, value in options.items())])
         print(f"{name:38}{parameters:12,}{own:12,}{total / 1e9:12.1f}{decoder / 1e9:9.2f}"
-              f"{fpa / 1e9:7.2f}{modules['PAN.head'] / 1e9:7.2f}")
+              f"{fpa / 1e9:7.2f}{head / 1e9:7.2f}")
     with torch.device("meta"):
         full, x = FORMS["full attention"](), torch.empty(1, C, 32, 32)
     total, _ = multiply_adds(functools.partial(full, x))
