@@ -46,7 +46,7 @@ def network():
             x = image.contiguous(memory_format=layout)
             whole[name] = functools.partial(net, x)
             if "ours" in name:
-                decoder[name] = functools.partial(model.decode, net.backbone(x), net.fpa, net.gaus)
+                decoder[name] = functools.partial(net.decode, net.backbone(x))
             else:
                 decoder[name] = functools.partial(net.decode, net.encoder(x))
         scores = whole["transcription"]()
