@@ -166,7 +166,8 @@ def run(words):
         if name == "train.py" and "--dataset" in words:
             sys.argv += ["--crop-size", "64"]
         if name == "eval.py" and "--data" in words:
-            sys.argv += ["--scales", "0.1", "--crop-size", "65"]
+            sys.argv += ["--scales", "0.1"]
+            sys.argv += ["--crop-size", "65"] if "--protocol" in words else []
     try:
         if name.startswith(("studies.", "papers.")):
             importlib.import_module(name).main()
