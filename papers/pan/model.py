@@ -37,16 +37,17 @@ class FPA(nn.Module):
     """Feature Pyramid Attention: a small pyramid weighs every pixel, the mean of the map is added.
 
         X1 = C7(P X),  X2 = C5(P X1),  X3 = C3(P X2)         down: 1/2, 1/4, 1/8        (A)
-        A3 = C3'(X3)                                         each level once more       (B)
-        A2 = C5'(X2) + up(A3),  A1 = C7'(X1) + up(A2),  A = up(A1)                      (C)
+        A3 = C3(X3)                                          each level once more       (B)
+        A2 = C5(X2) + up(A3),  A1 = C7(X1) + up(A2),  A = up(A1)                        (C)
         M = C1(X)                                            the features themselves    (D)
-        g = C1'(mean(X))                                     one vector for all pixels  (E)
+        g = C1(mean(X))                                      one vector for all pixels  (E)
         F = M * A + g                                                                   (F)
 
-    where X [B, C, H, W] is the last map of the backbone, P `pool`, up `enlarge` to the size of the
-    map it meets, M and F [B, D, H, W], g [B, D, 1, 1], and A [B, K, H, W] is one map for all
-    channels (K = 1, the default) or one for each (K = D). A is neither squashed nor normalised:
-    after a ReLU it is anything from 0 up. K is not stated in the paper: see paper.md.
+    where every C_k is a ConvNorm of its own, X [B, C, H, W] is the last map of the backbone, P
+    `pool`, up `enlarge` to the size of the map it meets, M and F [B, D, H, W], g [B, D, 1, 1], and
+    A [B, K, H, W] is one map for all channels (K = 1, the default) or one for each (K = D). A is
+    neither squashed nor normalised: after a ReLU it is anything from 0 up. The paper does not state
+    K: see paper.md.
 
     kernels: 7, 5 and 3, finest level first. reduction: "avg", or "max" for `pool`.
     """
@@ -88,7 +89,7 @@ class FPA(nn.Module):
 class GAU(nn.Module):
     """Global Attention Upsample: the mean of the coarse map chooses channels of the fine map.
 
-        w = ReLU(BN(W mean(Y)))              one weight per channel, no softmax, no sigmoid  (G)
+        w = ReLU(BN(V mean(Y)))              one weight per channel, no softmax, no sigmoid  (G)
         L' = C3(L)                           fine map, reduced to D channels                 (H)
         GAU(Y, L) = up(Y) + w * L'                                                           (I)
 

@@ -83,8 +83,8 @@ def compact(q, table, v, direction, softmax=True, factor=1.0):
     q: [B, C, H, W], table: [H * W, C], v: [B, D, H, W] -> [B, D, H, W]. factor: None for H * W.
     """
     check_compact(table, v.shape[-2:])
-    h = q.flatten(2).mT @ table.mT                              # [B, N owners, N positions]
-    a = h if direction == "collect" else h.mT                   # (J)  [B, N receivers, N sources]
+    h = q.flatten(2).mT @ table.mT                              # (J)  [B, N owners, N positions]
+    a = h if direction == "collect" else h.mT                   # [B, N receivers, N sources]
     return aggregate(a, v, softmax, factor or len(table))       # (F), (G)  [B, D, H, W]
 
 
@@ -263,9 +263,9 @@ class PSANet(nn.Module):
         if self.fast:
             first, *rest = self.classifier
             y = fast.classify(x, context, first.weight, self.psa.shrink_factor)
-            return nn.Sequential(*rest)(y)                      # (I) up to rounding
-        y = torch.cat([x, enlarge(context, self.psa.shrink_factor)], dim=1)
-        return self.classifier(y)                               # (I)  [B, classes, 59, 59]
+            return nn.Sequential(*rest)(y)                      # the same up to rounding
+        y = torch.cat([x, enlarge(context, self.psa.shrink_factor)], dim=1)     # (I)
+        return self.classifier(y)                               # [B, classes, 59, 59]
 
     def pad(self, images):
         """To 1 + step * k pixels per side."""

@@ -35,7 +35,7 @@ def read(h, owner, other, mask_size):
     weight.
     """
     mask_h, mask_w = mask_size
-    a = other[0] - owner[0] + (mask_h - 1) // 2
+    a = other[0] - owner[0] + (mask_h - 1) // 2                                 # (D), (E)
     b = other[1] - owner[1] + (mask_w - 1) // 2
     if not (0 <= a < mask_h and 0 <= b < mask_w):
         return h.new_zeros(len(h))
