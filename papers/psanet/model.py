@@ -38,15 +38,15 @@ def collect(q, table, v, mask_size, softmax=True, factor=1.0):
         h[o, d] = q_o . R_d                       pixel o, offset d: the over-complete map       (C)
         a[kl, st] = h[kl, (H-1-k+s, W-1-l+t)]     read at the receiver kl                        (D)
         A = softmax of a over the sources st                                                     (F)
-        z_kl = 1/N sum over st of A[kl, st] v_st                                                 (G)
+        z_kl = 1/f sum over st of A[kl, st] v_st                                                 (G)
 
     where pixel kl receives from pixel st (row, column; counted from 0), q_o [C] is a column of q
     [B, C, H, W], R_d a row of `table` [mask_h * mask_w, C], v_st a column of v [B, D, H, W], and d
     counts from the offset (1-H, 1-W), so that (H-1, W-1) is the pixel itself.
 
-    mask_size: (mask_h, mask_w), any size. softmax: whether there is (F). factor: the N of (G), None
-    for mask_h * mask_w. Returns z [B, D, H, W]. The paper has (G) alone; every released model has
-    (F) and N = 1.
+    mask_size: (mask_h, mask_w), any size. softmax: whether there is (F). factor: the f of (G), None
+    for mask_h * mask_w. Returns z [B, D, H, W]. The paper has (G) alone, with N = H W; every
+    released model has (F) and f = 1.
     """
     height, width = v.shape[-2:]
     k, l, s, t = pairs(height, width, v.device)                 # each [H, W, H, W]
