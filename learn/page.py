@@ -6,7 +6,6 @@ pixel looks at from the paper's explain.py. Classes are exact. Probabilities are
 """
 
 import base64
-import html
 import importlib
 import json
 import re
@@ -28,6 +27,7 @@ from .lesson import ROOT
 TEMPLATE = Path(__file__).with_name("explore.html")
 SHOWN = 256  # pixels of the longer side that are shown, at most: of larger pictures every k-th
 CELLS = 16  # rows and columns of a map that is shown, and of places that look, at most
+DATA = re.compile(r'^const head = (.*);\nconst packed = "(.*)";', re.MULTILINE)
 STEPS = 63  # between the smallest and the largest weight of a panel
 SPAN = 2.0  # points are kept within this many sides of the image around the pixel
 
@@ -211,16 +211,27 @@ def write(target, blob, pictures, papers, note, limit=None):
 
     Raises ValueError if it has more than `limit` bytes.
     """
-    head = {"pictures": pictures, "papers": {p: describe(p) for p in papers}, "span": SPAN,
+    head = {"note": note, "pictures": pictures, "papers": dict.fromkeys(papers), "span": SPAN,
             "steps": STEPS}
-    text = TEMPLATE.read_text(encoding="utf-8")
-    text = text.replace("NOTE", html.escape(note), 1)
-    text = text.replace('"HEAD"', json.dumps(head, separators=(",", ":")).replace("</", "<\\/"))
-    data = text.replace("BLOB", blob.text()).encode("utf-8")
+    data = fill(head, blob.text()).encode("utf-8")
     if limit and len(data) > limit:
         raise ValueError(f"{target}: {len(data)} bytes, more than {limit}")
     write_atomically(target, data)
     return len(data)
+
+
+def fill(head, packed):
+    """The text of the page: today's template, words and links around what was recorded."""
+    head["papers"] = {paper: describe(paper) for paper in head["papers"]}
+    head = json.dumps(head, separators=(",", ":")).replace("</", "<\\/")
+    text = TEMPLATE.read_text(encoding="utf-8")
+    return text.replace('"HEAD"', head).replace("BLOB", packed)
+
+
+def recorded(text):
+    """(head, packed) of the text of a page: what `fill` needs to make it again."""
+    head, packed = DATA.search(text).groups()
+    return json.loads(head), packed
 
 
 def explore(model, config, arguments, protocol, out, device):
