@@ -62,7 +62,8 @@ def worked(paper, exercise):
         results = call(getattr(part(paper, "naive"), exercise.name), arguments)
     names = [argument.arg for argument in exercise.node.args.args]
     lines = ["#", "# For example:"]
-    lines += [f"#     {name} = {short(value)}" for name, value in zip(names, arguments)]
+    lines += [f"#     {name} = {short(value)}"
+              for name, value in zip(names, arguments, strict=False)]  # the rest have defaults
     lines += [f"#     -> {short(result)}" for result in results]
     return [line[:99] for line in lines]
 

@@ -9,8 +9,8 @@ import torch
 from tqdm import tqdm
 
 from common import checkpoint
-from papers.options import build_model
 from datasets.shapes import Shapes
+from papers.options import build_model
 from studies.probes import probe_run
 from studies.trainings import NAMES, ROOT, load_best, parser, train_all
 

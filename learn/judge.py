@@ -155,7 +155,7 @@ def first_difference(found, wanted):
 
 def hint(paper, exercise, arguments, found, wanted):
     """What would explain the result, or ""."""
-    pairs = list(zip(found, wanted))
+    pairs = list(zip(found, wanted, strict=False))
     for a, b in (pair for pair in pairs if not close(*pair)):
         smell = smell_of_result(a, b)
         if smell:

@@ -17,9 +17,8 @@ import torch
 
 import datasets
 from common.checkpoint import write_atomically
-from datasets.files import make_folder
 from common.inference import SMALLEST, normalise, scores_of
-from datasets.files import read_image
+from datasets.files import make_folder, read_image
 from papers import attention
 
 from .lesson import ROOT
@@ -134,14 +133,14 @@ def record_panels(blob, model, explain, image):
         wanted = [(int(y), int(x)) for y in rows for x in columns]
         first, last = (explain.explain(model, seen, size, at) for at in (wanted[0], wanted[-1]))
         fixed = all(isinstance(a, torch.Tensor) and torch.equal(a, b)
-                    for (_, a), (_, b) in zip(first, last))
+                    for (_, a), (_, b) in zip(first, last, strict=True))
         if fixed:
             wanted = wanted[:1]
         looks = [explain.explain(model, seen, size, at) for at in wanted]
     panels = []
     for number, (title, values) in enumerate(looks[0]):
         found = np.stack([panel_values(look[number][1], image.shape[:2], at)
-                          for look, at in zip(looks, wanted)])      # [places, ...]
+                          for look, at in zip(looks, wanted, strict=True)])     # [places, ...]
         panel = {"title": title.split(";")[0], "fixed": fixed, "shape": found.shape[1:]}
         if isinstance(values, dict):
             panel["kind"] = "points"
