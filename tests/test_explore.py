@@ -83,7 +83,8 @@ def compare(data, picture, paper, state, model, image, pixel):
             steps = steps.reshape(-1, 3)
             values = torch.cat(list(values.values()))
             beside = values[:, :2] - torch.tensor(place).flip(0) - 0.5
-            error = (beside / torch.tensor([width, height])).clamp(-2, 2) - torch.from_numpy(steps[:, :2] / 255 * 4 - 2)
+            beside = (beside / torch.tensor([width, height])).clamp(-2, 2)
+            error = beside - torch.from_numpy(steps[:, :2] / 255 * 4 - 2)
             assert error.abs().max() < 0.51 * 4 / 255
             steps, values = steps[:, 2], values[:, 2]
         elif values.ndim == 2:  # as many cells as the panel has, the middles of its own
