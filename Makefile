@@ -64,7 +64,7 @@ grade: setup     ## judge exercises/PAPER.py: right, wrong and why, how fast; PA
 explore: setup   ## docs/explore.html: touch a pixel, see five mechanisms look; trains what is missing, minutes each
 	$(RUN) -m learn.explore $(ARGS)
 
-links: setup     ## point the equation tables of the notes at the right lines of code
+links: setup     ## point the equation tables of the notes and the page at the right lines of code
 	$(RUN) -m tests.notes
 
 clean:           ## remove .venv and caches; runs/ stays

@@ -52,32 +52,34 @@ def formulas(exercise):
 
 
 def worked(paper, exercise):
-    """A tiny example as comments: the lesson's, or one that the loops compute."""
-    blocks = examples(paper, exercise.name)
-    if blocks:
-        return ["#", "# In the lesson:", *(f"#     {line}".rstrip()
-                                           for line in blocks[0].splitlines())]
+    """A tiny example as comments: the lesson's, or one that the loops compute, of numbers to follow
+    by hand where the paper has some."""
+    for code, printed in examples(paper, exercise.name)[:1]:
+        lines = [*code.splitlines(), *(f"-> {line}" for line in printed.splitlines())]
+        return ["#", "# In the lesson:", *(f"#     {line}".rstrip() for line in lines)]
+    tiny = getattr(part(paper, "evidence.cases"), "TINY", {})
     with double():
-        arguments = cases(paper, 2, 0)[exercise.name][0]
+        arguments = tiny.get(exercise.name) or cases(paper, 2, 0)[exercise.name][0]
         results = call(getattr(part(paper, "naive"), exercise.name), arguments)
     names = [argument.arg for argument in exercise.node.args.args]
     lines = ["#", "# For example:"]
-    lines += [f"#     {name} = {short(value)}" for name, value in zip(names, arguments)]
+    lines += [f"#     {name} = {short(value)}"
+              for name, value in zip(names, arguments, strict=False)]  # the rest have defaults
     lines += [f"#     -> {short(result)}" for result in results]
     return [line[:99] for line in lines]
 
 
 def short(value):
-    """A value in at most a line: numbers rounded, long ones by their first entries."""
+    """A value in at most a line: numbers rounded, of more than sixteen the first entries."""
     if isinstance(value, torch.nn.Module):
         return f"a {type(value).__name__}"
+    if isinstance(value, torch.Tensor) and value.numel() <= 16:
+        return str(value.double().mul(1000).round().div(1000).tolist())
     if isinstance(value, torch.Tensor):
         numbers = ", ".join(f"{number:.4g}" for number in value.flatten()[:4].tolist())
-        more = ", ..." if value.numel() > 4 else ""
-        shape = f"{list(value.shape)}: " if value.ndim else ""
-        return f"{shape}{numbers}{more}"
+        return f"{list(value.shape)}: {numbers}, ..."
     if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
-        return f"{len(value)} tensors, the first {short(value[0])}"
+        return "[" + ", ".join(map(short, value)) + "]"
     return repr(value)
 
 

@@ -9,8 +9,8 @@ import torch
 from tqdm import tqdm
 
 from common import checkpoint
-from papers.options import build_model
 from datasets.shapes import Shapes
+from papers.options import build_model
 from studies.probes import probe_run
 from studies.trainings import NAMES, ROOT, load_best, parser, train_all
 
@@ -24,6 +24,13 @@ PICTURES = [
     ("nearest: the colour of the closest cue", "nearest", 1),
     ("count: the number of cues", "count", 1),
 ]
+QUESTIONS = {
+    "global": "A shape's class is its outline and the colour of the ringed badge in a far corner.",
+    "direction": "An object's class is the colour of the next cue above it, even if one below is "
+                 "closer.",
+    "nearest": "An object's class is the colour of the cue that is closest to it.",
+    "count": "An object's class is the number of cues. Colours mean nothing.",
+}
 SEED, LIMIT = 0, 3 * 2**20  # bytes
 
 
@@ -60,6 +67,7 @@ def main():
         scenes = Shapes("test", task=task.replace("global", ""))
         found.append(page.record_picture(
             blob, title, *scenes[number], scenes.classes, scenes.palette, loaded[task]))
+        found[-1]["question"] = QUESTIONS[task]
     note = "Tiny networks of this repository, trained for 300 to 600 steps on made-up scenes."
     size = page.write(PAGE, blob, found, NAMES, note, LIMIT)
     print(f"page: {PAGE.relative_to(ROOT)}, {size / 2**20:.1f} MiB")

@@ -7,6 +7,7 @@ right function (arguments exchanged, no square root, softmax over another axis),
 mistakes of papers/NAME/evidence/mutants.py, and says what fits.
 """
 
+import ast
 import contextlib
 import copy
 import dataclasses
@@ -18,8 +19,9 @@ import time
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 
-from .lesson import ROOT, part
+from .lesson import ROOT, exercises, part
 
 SEEDS = (0, 1)
 SMALL, LARGE = 3, 7  # rows of the maps: to compare, to measure
@@ -155,7 +157,7 @@ def first_difference(found, wanted):
 
 def hint(paper, exercise, arguments, found, wanted):
     """What would explain the result, or ""."""
-    pairs = list(zip(found, wanted))
+    pairs = list(zip(found, wanted, strict=False))
     for a, b in (pair for pair in pairs if not close(*pair)):
         smell = smell_of_result(a, b)
         if smell:
@@ -173,8 +175,11 @@ def smell_of_result(a, b):
         if a.ndim == b.ndim and list(axes) != sorted(axes) and close(a.permute(axes), b):
             return f"transposed: .permute{axes} of yours is right"
     if a.shape != b.shape:
-        return "the right numbers in another shape" if (
-            a.numel() == b.numel() and close(a.flatten(), b.flatten())) else ""
+        if a.numel() == b.numel() and close(a.flatten(), b.flatten()):
+            return "the right numbers in another shape"
+        border = [(n - m) // 2 for m, n in zip(a.shape, b.shape, strict=False)]
+        inner = b[tuple(slice(cut, n - cut) for cut, n in zip(border, b.shape, strict=False))]
+        return "the border is missing: a padding" if min(border) >= 0 and close(a, inner) else ""
     if a.isnan().any() or a.isinf().any():
         return "overflow or a division by zero: subtract the largest before exp, count what you sum"
     for axis in range(a.ndim):
@@ -264,32 +269,69 @@ def smell_of_function(paper, exercise, arguments, found):
     for what, changed in changes(names, full):
         if gives(right, changed):
             return f"this is what one gets {what}"
-    with mock.patch.object(naive, "math", NoRoot(), create=True):
-        if gives(right, arguments):
-            return "this is what one gets without the square root: a scale is missing"
-    for axis in range(1, 5) if other else ():
+    for size in sizes(arguments):
+        with mock.patch.object(naive, "math", OtherRoot(size), create=True):
+            if gives(right, arguments):
+                return (f"the root of {size}: of the length of another axis" if size > 1 else
+                        "this is what one gets without the square root: a scale is missing")
+    for axis in range(5) if other else ():
         with softmax_over(-axis):
             if gives(other, arguments):
-                return "softmax over the wrong axis"
+                return "softmax over the wrong axis" if axis else "the softmax is missing"
+    for what, changed in each(names, full, functools.partial(scaled, lengths=sizes(full))):
+        if gives(right, changed):
+            return f"this is what one gets {what}"
+    for name in same_signature(paper, exercise):
+        if gives(getattr(naive, name), arguments):
+            return f"this is what {name} does"
     for what, mutant in mutants_of(paper, exercise.name):
         if gives(mutant, arguments):
             return f"a known mistake: {what}"
+    return smell_of_interpolation(arguments, found)
+
+
+def same_signature(paper, exercise):
+    """Names of the paper's other exercises with the same arguments."""
+    wanted = ast.unparse(exercise.node.args)
+    return [e.name for e in exercises(paper)
+            if e.name != exercise.name and ast.unparse(e.node.args) == wanted]
+
+
+def smell_of_interpolation(arguments, found):
+    """Whether the result is an argument that PyTorch enlarged or shrank as a whole."""
+    for value in (v for v in arguments if isinstance(v, torch.Tensor) and v.ndim == 4):
+        for mode, corners in (("bilinear", False), ("bilinear", True), ("nearest", None)):
+            other = F.interpolate(value, found[0].shape[-2:], mode=mode, align_corners=corners)
+            if close(found[0], other):
+                return f"F.interpolate of the whole, {mode}, align_corners={corners}"
     return ""
 
 
-class NoRoot:
-    """The module math, where the square root of everything is 1."""
+def sizes(arguments):
+    """1, and the lengths of all axes of the arguments, the short ones first."""
+    tensors = (leaf for leaf in tree(arguments) if isinstance(leaf, torch.Tensor))
+    return sorted({1, *(side for tensor in tensors for side in tensor.shape)})
+
+
+class OtherRoot:
+    """The module math, where the square root of everything is that of `size`."""
+
+    def __init__(self, size):
+        self.size = size
 
     def __getattr__(self, name):
-        return (lambda x: 1.0) if name == "sqrt" else getattr(math, name)
+        return (lambda x: self.size ** 0.5) if name == "sqrt" else getattr(math, name)
 
 
 @contextlib.contextmanager
 def softmax_over(axis):
-    """Within the `with`, every softmax of PyTorch runs over this axis where there is one."""
+    """Within the `with`, every softmax of PyTorch runs over this axis where there is one; 0: there
+    is none."""
     method = torch.Tensor.softmax
 
     def other(x, dim=None, **options):
+        if axis == 0:
+            return x
         return method(x, axis if x.ndim >= -axis else dim, **options)
 
     with mock.patch.object(torch.Tensor, "softmax", other), \
@@ -304,8 +346,13 @@ def changes(names, arguments):
             changed = [*arguments]
             changed[i], changed[j] = changed[j], changed[i]
             yield f"with {names[i]} and {names[j]} exchanged", changed
+    yield from each(names, arguments, variants)
+
+
+def each(names, arguments, change):
+    """(what, changed arguments) of what `change` makes of one argument at a time."""
     for i, value in enumerate(arguments):
-        for what, other in variants(value):
+        for what, other in change(value):
             yield what.format(names[i]), [*arguments[:i], other, *arguments[i + 1:]]
 
 
@@ -313,8 +360,13 @@ def variants(value):
     """(what, another value) of one argument."""
     if isinstance(value, bool):
         yield "with {} the other way round", not value
+    elif isinstance(value, int):
+        for other in {1, value - 1, value + 1} - {0, value}:
+            yield f"with {other} for {{}}", other
     if isinstance(value, tuple):
         yield "with the two sides of {} exchanged", value[::-1]
+    if isinstance(value, list | torch.nn.ModuleList):
+        yield "with {} in the reverse order", value[::-1]
     if isinstance(value, torch.Tensor):
         for a, b in itertools.combinations(range(value.ndim), 2):
             if value.shape[a] == value.shape[b]:
@@ -326,6 +378,22 @@ def variants(value):
             if value.shape[axis] > 1:
                 yield (f"without the differences of {{}} along axis {axis}",
                        value.narrow(axis, 0, 1).expand_as(value))
+        if value.ndim > 1:
+            yield "with {} read backwards along both last axes", value.flip(-1, -2)
+            yield "with {} read column by column", value.mT.reshape(value.shape)
+
+
+def scaled(value, lengths):
+    """(what, another value): a tensor, or a list of them, times something."""
+    tensors = value if isinstance(value, list) else [value]
+    if not tensors or not all(isinstance(t, torch.Tensor) and t.is_floating_point()
+                              for t in tensors):
+        return
+    roots = [(f"with {{}} {word} sqrt({n})", n ** power) for n in lengths if n > 1
+             for word, power in (("divided by", -0.5), ("times", 0.5))]
+    for what, factor in (("without {}", 0), ("with {} counted twice", 2), *roots):
+        other = [t * factor for t in tensors]
+        yield what, other if isinstance(value, list) else other[0]
 
 
 def mutants_of(paper, name):

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROW = re.compile(r"^\| (\(\w+\)) \| (.*?) \| (.*?) \| .*$", re.MULTILINE)
 LOOPS = re.compile(r"\[naive\.(\w+)\]")
 CODE = re.compile(r"\[((?!naive)\w+\.[\w.]+)\]\(\w+\.py")
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:```text\n(.*?)^```)?", re.MULTILINE | re.DOTALL)
 EMPTY = "    raise NotImplementedError\n"
 
 
@@ -92,6 +92,7 @@ def given(paper):
 
 
 def examples(paper, name):
-    """The Python blocks of the lesson that call a function of naive.py."""
+    """[(code, what it prints)]: the blocks of the lesson that call a function or model.py's."""
     lesson = (ROOT / "papers" / paper / "paper.md").read_text(encoding="utf-8")
-    return [block for block in BLOCK.findall(lesson) if f"naive.{name}(" in block]
+    return [found for found in BLOCK.findall(lesson)
+            if re.search(rf"\b(naive|model)\.{name}\b", found[0])]

@@ -6,7 +6,6 @@ pixel looks at from the paper's explain.py. Classes are exact. Probabilities are
 """
 
 import base64
-import html
 import importlib
 import json
 import re
@@ -18,9 +17,8 @@ import torch
 
 import datasets
 from common.checkpoint import write_atomically
-from datasets.files import make_folder
 from common.inference import SMALLEST, normalise, scores_of
-from datasets.files import read_image
+from datasets.files import make_folder, read_image
 from papers import attention
 
 from .lesson import ROOT
@@ -28,6 +26,7 @@ from .lesson import ROOT
 TEMPLATE = Path(__file__).with_name("explore.html")
 SHOWN = 256  # pixels of the longer side that are shown, at most: of larger pictures every k-th
 CELLS = 16  # rows and columns of a map that is shown, and of places that look, at most
+DATA = re.compile(r'^const head = (.*);\nconst packed = "(.*)";', re.MULTILINE)
 STEPS = 63  # between the smallest and the largest weight of a panel
 SPAN = 2.0  # points are kept within this many sides of the image around the pixel
 
@@ -134,14 +133,14 @@ def record_panels(blob, model, explain, image):
         wanted = [(int(y), int(x)) for y in rows for x in columns]
         first, last = (explain.explain(model, seen, size, at) for at in (wanted[0], wanted[-1]))
         fixed = all(isinstance(a, torch.Tensor) and torch.equal(a, b)
-                    for (_, a), (_, b) in zip(first, last))
+                    for (_, a), (_, b) in zip(first, last, strict=True))
         if fixed:
             wanted = wanted[:1]
         looks = [explain.explain(model, seen, size, at) for at in wanted]
     panels = []
     for number, (title, values) in enumerate(looks[0]):
         found = np.stack([panel_values(look[number][1], image.shape[:2], at)
-                          for look, at in zip(looks, wanted)])      # [places, ...]
+                          for look, at in zip(looks, wanted, strict=True)])     # [places, ...]
         panel = {"title": title.split(";")[0], "fixed": fixed, "shape": found.shape[1:]}
         if isinstance(values, dict):
             panel["kind"] = "points"
@@ -211,16 +210,27 @@ def write(target, blob, pictures, papers, note, limit=None):
 
     Raises ValueError if it has more than `limit` bytes.
     """
-    head = {"pictures": pictures, "papers": {p: describe(p) for p in papers}, "span": SPAN,
+    head = {"note": note, "pictures": pictures, "papers": dict.fromkeys(papers), "span": SPAN,
             "steps": STEPS}
-    text = TEMPLATE.read_text(encoding="utf-8")
-    text = text.replace("NOTE", html.escape(note), 1)
-    text = text.replace('"HEAD"', json.dumps(head, separators=(",", ":")).replace("</", "<\\/"))
-    data = text.replace("BLOB", blob.text()).encode("utf-8")
+    data = fill(head, blob.text()).encode("utf-8")
     if limit and len(data) > limit:
         raise ValueError(f"{target}: {len(data)} bytes, more than {limit}")
     write_atomically(target, data)
     return len(data)
+
+
+def fill(head, packed):
+    """The text of the page: today's template, words and links around what was recorded."""
+    head["papers"] = {paper: describe(paper) for paper in head["papers"]}
+    head = json.dumps(head, separators=(",", ":")).replace("</", "<\\/")
+    text = TEMPLATE.read_text(encoding="utf-8")
+    return text.replace('"HEAD"', head).replace("BLOB", packed)
+
+
+def recorded(text):
+    """(head, packed) of the text of a page: what `fill` needs to make it again."""
+    head, packed = DATA.search(text).groups()
+    return json.loads(head), packed
 
 
 def explore(model, config, arguments, protocol, out, device):

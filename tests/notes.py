@@ -6,10 +6,14 @@ A row of the table in papers/NAME/paper.md reads
 
 and the lines `# (C)` in the two files are the equation. Several letters share a line as
 `# (A), (B)` or `# (B) to (D)`, which names B and D.
+
+docs/explore.html links to lines, too: it is made again around the numbers that it has.
 """
 
 import re
 from pathlib import Path
+
+from learn import page
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPERS = sorted(path.parent.name for path in ROOT.glob("papers/*/paper.md"))
@@ -81,6 +85,9 @@ def main():
         path = ROOT / "papers" / paper / "paper.md"
         path.write_text(relink(path.read_text(encoding="utf-8"), paper), encoding="utf-8",
                         newline="\n")
+    path = ROOT / "docs" / "explore.html"
+    path.write_text(page.fill(*page.recorded(path.read_text(encoding="utf-8"))), encoding="utf-8",
+                    newline="\n")
 
 
 if __name__ == "__main__":

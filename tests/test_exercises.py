@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from common.errors import UserError
 from learn import exercise, grade, judge, lesson
@@ -195,8 +196,37 @@ def softmax_of_columns(right, q, k, v, regions, position=None):
         return judge.fast_form("pysa", "attend")(q, k, v, regions, position)
 
 
+def no_softmax(right, q, k, v, regions, position=None):
+    with judge.softmax_over(0):
+        return judge.fast_form("pysa", "attend")(q, k, v, regions, position)
+
+
+def root_of_the_map(right, q, k, v, regions, position=None):
+    return right(q * (q.shape[1] / q.shape[-1]) ** 0.5, k, v, regions, position)
+
+
+def softmax_of_images(right, logits, v, softmax, divisor):
+    weights = torch.stack(logits).softmax(1) if softmax else logits
+    return right(list(weights), v, False, divisor)
+
+
 @pytest.mark.parametrize("paper,name,function,words", [
     ("pysa", "attend", no_root, "without the square root"),
+    ("pysa", "attend", root_of_the_map, "the root of 4"),
+    ("pysa", "attend", no_softmax, "the softmax is missing"),
+    ("pysa", "attend", lambda right, q, k, v, regions, position=None: right(q, k, v, 1, position),
+     "with 1 for regions"),
+    ("pysa", "project", lambda right, t, weight, bias: right(t, weight, 0 * bias), "without bias"),
+    ("pysa", "series", lambda right, x, levels: right(x, levels[::-1]), "the reverse order"),
+    ("pysa", "enlarge", lambda right, o, size, regions: F.interpolate(
+        o, size, mode="bilinear", align_corners=True), "align_corners=True"),
+    ("psanet", "collect", lambda right, *a: lesson.part("psanet", "naive").distribute(*a),
+     "what distribute does"),
+    ("psanet", "collect", lambda right, q, *a: right(q / 3 ** 0.5, *a), "q divided by sqrt(3)"),
+    ("psanet", "aggregate", softmax_of_images, "softmax over the wrong axis"),
+    ("psanet", "aggregate", lambda right, logits, v, *a: right(
+        logits, v.mT.reshape(v.shape), *a), "v read column by column"),
+    ("psanet", "classify", lambda right, *a: right(*a)[..., 1:-1, 1:-1], "a padding"),
     ("pysa", "attend", softmax_of_columns, "softmax over the wrong axis"),
     ("unept", "full_attention", lambda right, q, k, v: right(q, v, k) if 0 else right(q, k, k),
      "first at"),
@@ -205,6 +235,15 @@ def softmax_of_columns(right, q, k, v, regions, position=None):
 ])
 def test_hints_on_a_function(paper, name, function, words):
     assert words in wrong(paper, name, function)
+
+
+def test_the_page_has_examples_to_follow():
+    """Of the lesson with what they print, of the paper's own small numbers, else of random ones."""
+    pysa, psanet = exercise.page("pysa"), exercise.page("psanet")
+    shown = "#     v = [[[[12.0, 0.0], [0.0, 0.0]]]]\n#     regions = 1\n#     -> [[[[6.0, 3.0]"
+    assert shown in pysa
+    assert "#     for attend in (model.collect, model.distribute):" in psanet
+    assert "#     -> tensor([[16., 17., 18., 19.],\n#     ->         [23." in psanet
 
 
 @pytest.mark.parametrize("a,words", [

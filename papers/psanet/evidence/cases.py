@@ -37,10 +37,24 @@ def classify(x, context, weight, factor):
     return model.PSANet.scores(network, x)
 
 
+def aggregate(logits, v, softmax, divisor):
+    """`model.aggregate` for one receiver: it is there N times, and the first is taken."""
+    a = torch.stack(logits, dim=-1)[:, None].expand(-1, len(logits), -1)    # [B, N, N]
+    return model.aggregate(a, v, softmax, divisor).flatten(2)[..., 0]
+
+
 # The same in model.py, where it has another name or other arguments; None: it is nowhere alone.
 FAST = {
     "classify": classify,
     "overcomplete": None,
-    "aggregate": None,
+    "aggregate": aggregate,
     "psa": lambda x, module: module(x),
+}
+
+# Numbers to follow by hand, for the page of exercises: one image, one channel, 1 x 2 pixels.
+ROW = torch.tensor([[[[1.0, 2.0]]]])
+TINY = {
+    "overcomplete": (ROW, torch.tensor([[10.0], [20.0], [30.0]])),
+    "aggregate": ([torch.tensor([0.0]), torch.tensor([1.0986123])], 4 * ROW, True, 1.0),
+    "compact": (ROW, torch.tensor([[10.0], [20.0]]), ROW, "collect", False),
 }

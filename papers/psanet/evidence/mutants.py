@@ -43,6 +43,16 @@ MUTANTS = {
             "height - 1 - (mask_h + 1) // 2",
         ),
         (
+            "centre of the table off by one column",
+            "width - 1 - (mask_w - 1) // 2",
+            "width - 1 - (mask_w + 1) // 2",
+        ),
+        (
+            "centre of a table with an even number of columns rounded up",
+            "width - 1 - (mask_w - 1) // 2",
+            "width - 1 - mask_w // 2",
+        ),
+        (
             "softmax over the receivers instead of the sources",
             "a = a.softmax(-1)",
             "a = a.softmax(-2)",

@@ -66,3 +66,14 @@ FAST = {
     "series_head": lambda features, head: head(features),
     "parallel_head": lambda features, head: head(features),
 }
+
+# Numbers to follow by hand, for the page of exercises: one image, one or two channels. `attend` has
+# those of the lesson.
+ROW = torch.tensor([[[[0.0, 1.0]], [[1.0, 0.0]]]])
+CELLS = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+TINY = {
+    "pool": (torch.tensor([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]]), 1),
+    "project": (ROW, torch.tensor([[2.0, 3.0]]), torch.tensor([10.0])),
+    "attend": (1.0986123 * CELLS, CELLS, 12 * CELLS, 1),
+    "enlarge": (torch.tensor([[[[0.0, 4.0], [8.0, 12.0]]]]), (2, 4), 1),
+}
