@@ -60,7 +60,8 @@ def trained(data, tmp_path_factory):
 
 def test_run_directory(trained):
     assert {path.name for path in trained.iterdir()} == {
-        "last.pt", "best.pt", "log.csv", "curves.png", "predictions.png", "config.json"}
+        "last.pt", "best.pt", "log.csv", "loss.csv", "iou.csv", "curves.png", "predictions.png",
+        "config.json"}
     config = json.loads((trained / "config.json").read_text())
     assert (config["paper"] == "pysa" and config["options"] == {"channels": 8}
             and config["recipe"]["steps"] == 2)
