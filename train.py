@@ -72,7 +72,7 @@ def parse():
         help="any number of the recipe, such as flip=off, scale=0.5,2 or weight_decay=1e-4")
     start.flags(add)
     losses.flags(add)
-    add("--options", action="store_true", help="only list and explain presets, options, recipes, datasets")
+    add("--options", action="store_true", help="only explain presets, options, recipes, datasets")
     add("--dry-run", action="store_true", help="only print the recipe; needs no data")
     add("--resume", action="store_true", help="go on with the run in the run directory")
     return parser.parse_args()

@@ -117,5 +117,5 @@ def weigh(config, train_set, resumed, quiet=False):
                         f"classes: {', '.join(names)[:99]}")
     config["loss_weights"] = weights
     if given == "auto" and not quiet:
-        print("class weights:", ", ".join(
-            f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True)), file=sys.stderr)
+        told = (f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True))
+        print("class weights:", ", ".join(told), file=sys.stderr)

@@ -34,8 +34,8 @@ def open_run(out, resume):
     starts, so that a script can always say --resume."""
     here = [name for name in FILES if (out / name).exists()]
     if here and not resume:
-        raise UserError(f"{out} already holds a run ({', '.join(here)}): {next_step(out)}, or --out "
-                        "DIR to start another")
+        raise UserError(f"{out} already holds a run ({', '.join(here)}): {next_step(out)}, or "
+                        "--out DIR to start another")
     if not {"last.pt", "best.pt"} & {*here}:
         if here and not (here == ["config.json"] and is_config(out / "config.json")):
             raise UserError(f"{out} holds {', '.join(here)} but no checkpoint, so it is no run "
@@ -71,8 +71,8 @@ def next_step(out):
     if not complete:
         return "add --resume to go on with it"
     return (f"it is complete, {done} steps, and --resume would only score it again. "
-            f".venv/bin/python eval.py {out} scores it, with --image FILE it segments a picture; to "
-            f"train on: --start-from {out} --steps N --out DIR")
+            f".venv/bin/python eval.py {out} scores it, with --image FILE it segments a picture; "
+            f"to train on: --start-from {out} --steps N --out DIR")
 
 
 class BestError(UserError):

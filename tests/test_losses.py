@@ -14,8 +14,8 @@ from common import checkpoint, loop, stop
 from common.errors import UserError
 from common.losses import cross_entropy
 from common.recipe import Recipe
-from datasets import statistics
-from papers import losses
+from datasets import pictures, statistics
+from papers import losses, runs
 from tests.crash import differences
 from tests.test_cli import QUICK, data  # noqa: F401, a fixture
 from tests.test_training import OwnLoss, Toy
@@ -214,3 +214,31 @@ def test_mistakes(cli, data, tmp_path, flags, words):
 def test_a_dry_run_tells_the_loss(cli):
     _, out, _ = cli("train", "--dry-run", "--class-weights", "1,2")
     assert " loss=cross-entropy class_weights=[1.0, 2.0]" in out
+
+
+def test_what_comes_after_a_run(tmp_path):
+    """Of an unfinished one only --resume is told."""
+    for step, told in ((2, "add --resume to go on with it, or"), (3, "it is complete, 3 steps")):
+        checkpoint.save(tmp_path / "last.pt", {
+            "model": {}, "optimizer": {}, "config": {}, "recipe": {"steps": 3}, "log": [],
+            "step": step})
+        with pytest.raises(UserError, match=f"already holds a run .last.pt.: {told}"):
+            runs.open_run(tmp_path, resume=False)
+
+
+@pytest.mark.parametrize("low,high,wanted", [
+    (0, 360, [0, 100, 200, 300]), (0, 1000, [0, 200, 400, 600, 800, 1000]), (0, 1, [
+        0, 0.2, 0.4, 0.6, 0.8, 1]), (0, 2.9, [0, 0.5, 1, 1.5, 2, 2.5]), (-0.3, 0.41, [
+            -0.2, 0, 0.2, 0.4]), (0, 7, [0, 2, 4, 6]), (0, 3e-3, [0, 1e-3, 2e-3, 3e-3])])
+def test_ticks_are_round_numbers(low, high, wanted):
+    assert pictures.ticks(low, high) == wanted
+
+
+def test_curves_stand_at_their_ticks():
+    """The grid line of a value goes through the point that has it."""
+    picture = np.asarray(pictures.curves([("", [("", [0, 100], [0.5, 0.5])])]))
+    colour = (picture == pictures.SERIES[0]).all(-1)
+    rows = np.flatnonzero(colour.sum(1) > 200)
+    picture = np.asarray(pictures.curves([("", [("", [100], [0.5]), ("", [0], [0.5])])]))
+    grid = np.flatnonzero((picture == pictures.GRID).all(-1).sum(1) > 300)
+    assert len(grid) >= 3 and min(abs(grid - rows.mean())) <= 1
