@@ -50,7 +50,7 @@ def resolve(arguments, resumed):
 def check(arguments, config, recipe, device, world):
     """Raise UserError for numbers that do not go together."""
     parts = world * recipe.accumulate
-    if config["loss"] == "dice" and config["class_weights"]:
+    if config.get("loss") == "dice" and config["class_weights"]:
         raise UserError("--class-weights has no effect with --loss dice, where every class counts "
                         "alike")
     if config["seed"] < 0:
