@@ -64,6 +64,10 @@ def test_weights_in_parts_of_a_batch(kind, monkeypatch):
         vars(model).pop("loss", None)
     plain, whole, parts = found
     assert whole[0] == pytest.approx(parts[0], rel=1e-6) and whole[0] != pytest.approx(plain[0])
+    if kind is Toy:
+        by_hand = [F.cross_entropy(scores, label, torch.tensor(WEIGHTS), ignore_index=255).item()
+                   for scores in model(images).values()]
+        assert whole[0] == pytest.approx(by_hand[0] + 0.4 * by_hand[1], rel=1e-5)
     for a, b, other in zip(whole[1:], parts[1:], plain[1:], strict=True):
         assert torch.allclose(a, b, atol=1e-6) and not torch.allclose(a, other, atol=1e-3)
 
