@@ -13,8 +13,9 @@
   torchrun --nproc-per-node 4 train.py ...             the same, several processes
 
 A run directory (runs/PAPER-PRESET-DATASET unless --out says otherwise) holds last.pt, best.pt,
-log.csv, curves.png, predictions.png and config.json. Learning rate, steps and the like default to
-the paper's recipe for the dataset, papers/PAPER/recipe.py.
+log.csv (a row an evaluation), loss.csv (a row a step), iou.csv (best.pt, a row a class),
+curves.png, predictions.png and config.json. Learning rate, steps and the like default to the
+paper's recipe for the dataset, papers/PAPER/recipe.py.
 """
 
 import functools
@@ -32,10 +33,10 @@ from common.loop import train
 from common.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
 from datasets import statistics
 from datasets.pictures import draw_run
-from datasets.predictions import keep_out
+from datasets.predictions import keep_out, write_scores
 from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augmentation
-from papers import describe, options, runs, start, weights
+from papers import describe, losses, options, runs, start, weights
 from papers.settings import DEFAULTS, check, resolve
 
 
@@ -43,17 +44,19 @@ def parse():
     parser = cli.Parser(__doc__)
     add, whole = parser.add_argument, cli.positive(int)
     add("--paper", help=f"one of: {', '.join(cli.papers())} (default pysa)")
-    add("--preset", help="size of the network: tiny (default) or one of the paper's own")
-    add("--set", action="append", default=[], metavar="OPTION=VALUE",
-        help="an option of the network; repeatable")
+    paper, presets, names = options.there_are(sys.argv)
+    add("--preset", help=f"size of the network; {paper} has {presets} (default tiny)")
+    add("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of the "
+        f"network, repeatable; {paper} has {names}; --options explains them")
     add("--dataset", help=f"one of: {', '.join(datasets.NAMES)} (default shapes)")
-    add("--data", type=Path, metavar="PATH", help="folder of the dataset")
+    add("--data", type=Path, metavar="PATH", help="folder of the dataset; to look for problems in "
+        "it: .venv/bin/python -m datasets.check NAME PATH")
     add("--train-split", choices=datasets.SPLITS, help="VOC 2012 has train and trainaug")
     add("--weights", type=Path, metavar="FILE", help="ImageNet weights for the backbone")
-    add("--steps", type=whole)
+    add("--steps", type=whole, help="default: the recipe's, as of all numbers; see --dry-run")
     add("--batch-size", type=whole, help="images per step, over all processes")
     add("--accumulate", type=whole, metavar="N", help="compute each batch in N parts: less memory, "
-        "same gradients, but BatchNorm, dropout and UN-EPT's balanced terms see single parts")
+        "same gradients, but BatchNorm, dropout and what balances classes see single parts")
     add("--crop-size", type=whole, help="side of the training images in pixels, at least 32")
     add("--lr", type=cli.positive(float), help="learning rate")
     add("--optimizer", choices=OPTIMIZERS)
@@ -68,7 +71,8 @@ def parse():
     add("--recipe", action="append", default=[], metavar="NUMBER=VALUE",
         help="any number of the recipe, such as flip=off, scale=0.5,2 or weight_decay=1e-4")
     start.flags(add)
-    add("--options", action="store_true", help="only list presets, options, recipes and datasets")
+    losses.flags(add)
+    add("--options", action="store_true", help="only explain presets, options, recipes, datasets")
     add("--dry-run", action="store_true", help="only print the recipe; needs no data")
     add("--resume", action="store_true", help="go on with the run in the run directory")
     return parser.parse_args()
@@ -96,6 +100,7 @@ def main():
     train_set, val_set = datasets.load_pair(config, arguments.data, recipe.train_split, resumed)
     for dataset in (train_set, val_set):
         keep_out(dataset, arguments.data, out, "--out")
+    statistics.weigh(config, train_set, resumed, quiet=not first)
     torch.manual_seed(config["seed"])
     model = options.build_model(
         config["paper"], config["preset"], config["num_classes"], config["options"])
@@ -107,6 +112,7 @@ def main():
             print(f"{arguments.weights}: {report}", file=sys.stderr)
     start.begin(model, started, arguments, quiet=resumed or not first)
     start.freeze(model, config["freeze"])
+    losses.choose(model, config, recipe)
     samples = TrainingSamples(train_set, augmentation(recipe), config["seed"])
     begun = time.monotonic()
     if not resumed:
@@ -139,6 +145,7 @@ def main():
         return 128 + result
     if first:
         print(result.table(val_set.classes))
+        write_scores(out / "iou.csv", val_set.classes, result.iou)
         print(f"pictures: {out / 'predictions.png'}, {out / 'curves.png'}   "
               f"best checkpoint: {out / 'best.pt'}")
     return 0

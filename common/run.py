@@ -11,7 +11,8 @@ from tqdm import tqdm
 from . import checkpoint, processes
 from .recipe import learning_rate_factor
 
-FILES = ("last.pt", "best.pt", "log.csv", "curves.png", "predictions.png", "config.json")
+FILES = ("last.pt", "best.pt", "log.csv", "loss.csv", "iou.csv", "curves.png", "predictions.png",
+         "config.json")
 PROGRESS = ("step", "best", "log", "running", "curve")  # of a Run
 
 

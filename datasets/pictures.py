@@ -99,8 +99,11 @@ def predictions(samples, classes, palette):
 
 
 def draw_run(out, classes, palette, log, curve, samples):
-    """Write curves.png and predictions.png into a run directory. log, curve: of a `common.run.Run`,
-    the losses drawn as means over stretches. samples: (image, label, prediction) triples."""
+    """Write curves.png, predictions.png and loss.csv into a run directory. log, curve: of a
+    `common.run.Run`, the losses drawn as means over stretches. samples: (image, label, prediction)
+    triples."""
+    rows = "".join(f"{step},{loss:.6g}\n" for step, loss in enumerate(curve, 1))
+    write_atomically(out / "loss.csv", f"step,loss\n{rows}".encode())
     stretch = math.ceil(len(curve) / 60)
     ends = range(stretch, len(curve) + 1, stretch)
     means = [sum(curve[end - stretch : end]) / stretch for end in ends]
@@ -120,6 +123,16 @@ def segmented(image, prediction, classes, palette):
                 *seen_classes(prediction, classes, palette), height=height)
 
 
+def ticks(low, high):
+    """Two to seven round numbers from low to high, ascending: the multiples of a step that is 1, 2
+    or 5 times a power of ten. low < high."""
+    magnitude = 10.0 ** math.floor(math.log10(high - low))
+    step = next(s for s in (magnitude / 5, magnitude / 2, magnitude, 2 * magnitude)
+                if (high - low) / s < 6)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
+
+
 def curves(panels, width=460, height=300):
     """Line plots side by side. `panels`: [(title, [(name, xs, ys), ...]), ...]."""
     canvas = Image.new("RGB", (width * len(panels), height), PAPER)
@@ -134,14 +147,13 @@ def curves(panels, width=460, height=300):
         x_most = max(x for x, _ in finite) or 1
         low, high = min(min(y for _, y in finite), 0), max(y for _, y in finite) * 1.05
         high = high if high > low else low + 1
-        for tick in range(5):
-            value = low + (high - low) * tick / 4
-            y = bottom - (bottom - top) * tick / 4
+        for value in ticks(low, high):
+            y = bottom - (bottom - top) * (value - low) / (high - low)
             draw.line((left, y, right, y), fill=GRID)
-            draw.text((left - 8, y), f"{value:.3g}", fill=INK, font=font(11), anchor="rm")
-            x = left + (right - left) * tick / 4
-            draw.text((x, bottom + 6), f"{x_most * tick / 4:.0f}", fill=INK, font=font(11),
-                      anchor="ma")
+            draw.text((left - 8, y), f"{value:g}", fill=INK, font=font(11), anchor="rm")
+        for value in ticks(0, x_most):
+            x = left + (right - left) * value / x_most
+            draw.text((x, bottom + 6), f"{value:g}", fill=INK, font=font(11), anchor="ma")
         for index, (name, xs, ys) in enumerate(lines):
             points = [
                 (left + (right - left) * x / x_most,

@@ -102,7 +102,8 @@ def print_options(paper, dataset_names):
 def print_training(config, recipe):
     """Print all that a training would do, and the sources of its numbers."""
     print(" ".join(f"{name}={config[name]}" for name in (
-        "paper", "preset", "dataset", "options", "seed", "precision", "freeze")))
+        "paper", "preset", "dataset", "options", "seed", "precision", "freeze", "loss",
+        "class_weights")))
     for part, names in PARTS.items():
         values = {name: getattr(recipe, name) for name in names}
         if len(recipe.no_decay) > 4 and "no_decay" in values:

@@ -1,9 +1,10 @@
 """The options of a paper's networks, as given by --set."""
 
 import ast
+import itertools
 import math
 
-from common.cli import load_paper, positive
+from common.cli import load_paper, papers, positive
 from common.errors import UserError
 from common.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
@@ -47,6 +48,16 @@ def defaults(paper):
             found.setdefault(name, []).append(value)
     return {name: [value for value in values if value is not None]
             for name, values in found.items()}
+
+
+def there_are(words):
+    """(paper, its presets, its options), as text, of the --paper in a command line, else of pysa:
+    what --help tells."""
+    given = dict(itertools.pairwise(part for word in words for part in word.split("=", 1)))
+    paper = given.get("--paper")
+    paper = paper if paper in papers() else "pysa"
+    module = load_paper(paper)
+    return paper, ", ".join(module.PRESETS), ", ".join(module.DEFAULTS)
 
 
 def is_whole(value):

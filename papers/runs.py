@@ -34,8 +34,8 @@ def open_run(out, resume):
     starts, so that a script can always say --resume."""
     here = [name for name in FILES if (out / name).exists()]
     if here and not resume:
-        raise UserError(f"{out} already holds a run ({', '.join(here)}): add --resume to go on "
-                        "with it, or --out DIR to start another")
+        raise UserError(f"{out} already holds a run ({', '.join(here)}): {next_step(out)}, or "
+                        "--out DIR to start another")
     if not {"last.pt", "best.pt"} & {*here}:
         if here and not (here == ["config.json"] and is_config(out / "config.json")):
             raise UserError(f"{out} holds {', '.join(here)} but no checkpoint, so it is no run "
@@ -58,6 +58,21 @@ def open_run(out, resume):
             raise error from None
         raise UserError(f"{error}; best.pt beside it is whole: copy it to last.pt to go on from "
                         f"step {step}") from None
+
+
+def next_step(out):
+    """What can be done with the run in the folder `out`, as text."""
+    try:
+        state = checkpoint.load_run(out / "last.pt")
+        done, steps = state["step"], state["recipe"]["steps"]
+        complete = done >= steps
+    except (UserError, LookupError, TypeError):
+        complete = False
+    if not complete:
+        return "add --resume to go on with it"
+    return (f"it is complete, {done} steps, and --resume would only score it again. "
+            f".venv/bin/python eval.py {out} scores it, with --image FILE it segments a picture; "
+            f"to train on: --start-from {out} --steps N --out DIR")
 
 
 class BestError(UserError):

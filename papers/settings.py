@@ -9,7 +9,7 @@ from common.errors import UserError
 from . import options
 
 DEFAULTS = {"paper": "pysa", "preset": "tiny", "dataset": "shapes", "seed": 0, "options": {},
-            "precision": "float32", "freeze": None}
+            "precision": "float32", "freeze": None, "loss": "cross-entropy", "class_weights": None}
 # Flags that change a number of the recipe.
 NUMBERS = ("train_split", "steps", "batch_size", "accumulate", "crop_size", "lr", "optimizer",
            "schedule", "eval_every")
@@ -50,6 +50,9 @@ def resolve(arguments, resumed):
 def check(arguments, config, recipe, device, world):
     """Raise UserError for numbers that do not go together."""
     parts = world * recipe.accumulate
+    if config.get("loss") == "dice" and config["class_weights"]:
+        raise UserError("--class-weights has no effect with --loss dice, where every class counts "
+                        "alike")
     if config["seed"] < 0:
         raise UserError(f"--seed {config['seed']}: wanted 0 or more")
     if recipe.crop_size < 32:

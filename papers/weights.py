@@ -91,7 +91,7 @@ def own_data(run):
     return Path(path)
 
 
-def load_network(run, official, paper, preset, pairs, dataset):
+def load_network(run, official=None, paper=None, preset=None, pairs=(), dataset=None):
     """(model in evaluation mode, config, recipe, folder for pictures) of a run or an official file,
     of which one is given. The rest are flags, see above. Raises UserError."""
     if (run is None) == (official is None):
@@ -100,6 +100,7 @@ def load_network(run, official, paper, preset, pairs, dataset):
         config, state, recipe = load_official(official, paper, preset, pairs, dataset)
         folder = Path("runs") / f"{paper}-official"
     else:
+        run = Path(run)
         config, state, recipe = load_run(run, paper, preset, pairs)
         folder = run if run.is_dir() else run.parent
     model = options.build_model(

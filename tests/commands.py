@@ -101,7 +101,8 @@ def prepare():
     for name, make in DATA.items():
         make(Path("data", name))
     layouts.ade20k(Path("data/ADEChallengeData2016"))
-    layouts.folder(Path("my_data"))
+    for name in ("my_data", "four"):
+        layouts.folder(Path(name))
 
 
 def weights(paper, preset, options):

@@ -103,7 +103,7 @@ COMMON = {
         "tests/test_training.py", "loss_is_the_mean_over_valid_pixels",
         "auxiliary_loss_and_own_loss", "accumulated_gradients_are_those_of_the_whole_batch")), [
         ("images with many ignored pixels pull less at the weights",
-         "(batch != IGNORE).sum()", "torch.ones_like(batch).sum()"),
+         "valid = batch != IGNORE", "valid = torch.ones_like(batch)"),
         ("with --accumulate the loss shrinks with the number of parts",
          "loss * (parts * processes.count())", "loss * processes.count()"),
         ("with several processes the gradients shrink with their number",
@@ -111,7 +111,7 @@ COMMON = {
         ("the auxiliary head is never trained",
          'cross_entropy(outputs["aux"], label)', 'cross_entropy(outputs["out"], label)'),
         ("the auxiliary loss counts in full", "loss + aux_weight * ", "loss + "),
-        ("a batch without labels makes the loss NaN", "valid.clamp(min=1)", "valid"),
+        ("a batch without labels makes the loss NaN", "valid.clamp(min=1e-6)", "valid"),
     ]),
     "common/loop.py": (LOOP, [
         ("gradients are never clipped, whatever the recipe says",
@@ -537,6 +537,16 @@ PROGRAM = {
         ("float16 is accepted on the CPU", 'if config["precision"] == "float16" and not',
          'if config["precision"] == "float64" and not'),
     ]),
+    "papers/losses.py": (("tests/test_losses.py",), [
+        ("--class-weights changes nothing", "partial(cross_entropy, weights=there)", "partial("
+         "cross_entropy)"),
+        ("the auxiliary head is left out where there are class weights",
+         "aux_weight=recipe.aux_weight", "aux_weight=0.0"),
+        ("Dice counts ignored pixels as those of the first class", "valid = label != IGNORE",
+         "valid, label = label >= 0, label.where(label != IGNORE, 0)"),
+        ("Dice counts classes that the labels lack", "here = total > 0", "here = total >= 0"),
+        ("a loss of its own swallows the flag", "if not asks(config, recipe):", "if False:"),
+    ]),
     "papers/start.py": (("tests/test_start.py",), [
         ("--start-from trains fresh weights",
          "    model.load_state_dict(fitting, strict=False)\n", ""),
@@ -585,6 +595,19 @@ PROGRAM = {
     "papers/runs.py": (LOOP, [
         ("a run whose checkpoint is missing is overwritten without --resume",
          "if here and not resume:", 'if "last.pt" in here and not resume:'),
+    ]),
+    "datasets/statistics.py": (("tests/test_losses.py",), [
+        ("rare classes weigh less", "np.nanmedian(share) / share", "share / np.nanmedian(share)"),
+        ("classes of few images weigh as if all images held them",
+         "(pixels > 0) * pixels[:IGNORE].sum()", "pixels[:IGNORE].sum()"),
+        ("ignored pixels make a class rarer", "pixels[:IGNORE].sum()", "pixels.sum()"),
+        ("--resume weighs by the labels of today", "if given is None or resumed:",
+         "if given is None:"),
+    ]),
+    "datasets/pictures.py": (("tests/test_losses.py",), [
+        ("curves stand beside their ticks", "(value - low) / (high - low)\n            draw.line",
+         "value / (high - low) * 0.9\n            draw.line"),
+        ("loss.csv begins at step 0", "enumerate(curve, 1)", "enumerate(curve)"),
     ]),
     "papers/weights.py": (PROGRAMS, [
         ("one picture is segmented with dropout and batch statistics",

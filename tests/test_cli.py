@@ -60,7 +60,8 @@ def trained(data, tmp_path_factory):
 
 def test_run_directory(trained):
     assert {path.name for path in trained.iterdir()} == {
-        "last.pt", "best.pt", "log.csv", "curves.png", "predictions.png", "config.json"}
+        "last.pt", "best.pt", "log.csv", "loss.csv", "iou.csv", "curves.png", "predictions.png",
+        "config.json"}
     config = json.loads((trained / "config.json").read_text())
     assert (config["paper"] == "pysa" and config["options"] == {"channels": 8}
             and config["recipe"]["steps"] == 2)
@@ -154,6 +155,16 @@ def test_help(cli):
     for program in ("train", "eval"):
         code, out, _ = cli(program, "--help")
         assert code == 0 and "runs/" in out and len(out.splitlines()) > 30
+
+
+@pytest.mark.parametrize("flags,paper", [((), "pysa"), (("--paper", "unept"), "unept"),
+                                         (("--paper=pan",), "pan"), (("--paper", "no"), "pysa")])
+def test_help_lists_what_there_is_for_the_paper(cli, flags, paper):
+    _, out, _ = cli("train", *flags, "--help")
+    module, text = options.load_paper(paper), " ".join(out.split())
+    for names, flag in ((module.PRESETS, "size"), (module.DEFAULTS, "option")):
+        assert re.search(rf"{flag}[^;]*; {paper} has {', '.join(names)}", text.replace("- ", "-"))
+    assert "datasets.check" in text and "--options explains" in text
 
 
 MISTAKES = [
@@ -420,6 +431,9 @@ def test_an_existing_run_is_not_touched(cli, trained, data):
     before = {path: path.read_bytes() for path in trained.iterdir()}
     code, _, err = cli("train", *QUICK, "--dataset", "folder", "--data", data, "--out", trained)
     assert code == 2 and "already holds a run" in err and "--resume" in err
+    for step in ("complete, 2 steps", f"eval.py {trained}", "--image", f"--start-from {trained}",
+                 "--steps N --out DIR"):
+        assert step in err
     code, _, err = cli("train", "--steps", 99, "--data", data, "--out", trained, "--resume")
     assert code == 2 and "--steps: the run to resume has 2, not 99" in err
     assert {path: path.read_bytes() for path in trained.iterdir()} == before

@@ -50,6 +50,8 @@ def test_imports(path):
             else:
                 allowed = {"common"} if parts[2] == "recipe.py" else set()
             assert root not in own - allowed, f"{path.name} imports {module}: it stands alone"
+        if parts[0] == "papers" and path.name.startswith("test_"):
+            assert root not in own, f"{module}: pytest.importorskip, or a copied folder fails"
 
 
 def test_what_is_skipped_without_a_module_names_one_that_exists():

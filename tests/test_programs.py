@@ -162,7 +162,8 @@ def test_resuming(trained, monkeypatch, tmp_path):
     flags = ("--out", "run", "--lr", 0.25, "--steps", 1, "--batch-size", 2, "--crop-size", 32,
              "--set", "channels=8")
     with monkeypatch.context() as patch:
-        best = types.SimpleNamespace(miou=0.5, pixel_accuracy=0.5, table=lambda classes: "")
+        best = types.SimpleNamespace(miou=0.5, pixel_accuracy=0.5, iou=np.zeros(len(CLASSES)),
+                                     table=lambda classes: "")
         patch.setattr(loop, "evaluate", lambda *_, **__: (best, []))
         patch.setattr(train_program, "train", loop.train)
         patch.setattr(train_program, "draw_run", lambda *_: None)

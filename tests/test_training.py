@@ -104,7 +104,7 @@ def test_resume_is_bit_identical(reference, tmp_path, stop_after):
     before = run(tmp_path, stop_after=stop_after)
     assert before["step"] <= stop_after
     same(reference[0], run(tmp_path, resume=True))
-    for name in ("best.pt", "log.csv", "curves.png", "predictions.png"):
+    for name in ("best.pt", "log.csv", "loss.csv", "curves.png", "predictions.png"):
         assert (tmp_path / name).read_bytes() == (reference[1]
                                                   / name).read_bytes() or name.endswith(".pt")
     same(checkpoint.load(reference[1] / "best.pt"), checkpoint.load(tmp_path / "best.pt"))
