@@ -21,10 +21,9 @@ import datasets
 from common import cli
 from common.errors import UserError, run
 from common.inference import PROTOCOLS, SMALLEST, evaluate
-from datasets import pictures, predictions
+from datasets import memory, pictures, predictions
 from datasets.files import make_folder, read_image
 from datasets.folder import palette
-from datasets.memory import check_memory
 from datasets.segment import pictures_in, segment
 from learn.page import explore
 from papers import attention, describe, weights
@@ -138,12 +137,13 @@ def score(model, config, arguments, protocol, out, device):
         raise UserError(f"--dataset {name} has other classes, {', '.join(here)[:99]}; the "
                         f"checkpoint was trained for {', '.join(known)[:99]}")
     predictions.keep_out(dataset, arguments.data, out, "--out")
-    check_memory(dataset[0][1].shape, count, protocol, device, dataset.sample_name(0))
+    memory.check_memory(dataset[0][1].shape, count, protocol, device, dataset.sample_name(0))
     folder = arguments.save_predictions
     folder = out / "predictions" if folder is True else folder
     save = predictions.writer(dataset, folder, arguments.data) if folder else None
     target = make_folder(out) / f"{name}-{arguments.split}.png"
-    matrix, samples = evaluate(model, dataset, count, protocol, device, 4, arguments.split, save)
+    matrix, samples = evaluate(model, dataset, count, protocol, device, keep=4,
+                               description=arguments.split, save=save)
     print(f"{matrix.table(dataset.classes)}\nmIoU {matrix.miou:.1%}")
     pictures.save_png(target, pictures.predictions(samples, dataset.classes, dataset.palette))
     predictions.write_scores(target.with_suffix(".csv"), dataset.classes, matrix.iou)
