@@ -21,7 +21,7 @@ import datasets
 from common import cli
 from common.errors import UserError, run
 from common.inference import PROTOCOLS, SMALLEST, evaluate
-from datasets import pictures, predictions
+from datasets import memory, pictures, predictions
 from datasets.files import make_folder, read_image
 from datasets.folder import palette
 from datasets.segment import pictures_in, segment
@@ -137,10 +137,10 @@ def score(model, config, arguments, protocol, out, device):
         raise UserError(f"--dataset {name} has other classes, {', '.join(here)[:99]}; the "
                         f"checkpoint was trained for {', '.join(known)[:99]}")
     predictions.keep_out(dataset, arguments.data, out, "--out")
-    save, folder = None, arguments.save_predictions
-    if folder:
-        folder = out / "predictions" if folder is True else folder
-        save = predictions.writer(dataset, folder, arguments.data)
+    memory.check_memory(dataset[0][1].shape, count, protocol, device, dataset.sample_name(0))
+    folder = arguments.save_predictions
+    folder = out / "predictions" if folder is True else folder
+    save = predictions.writer(dataset, folder, arguments.data) if folder else None
     target = make_folder(out) / f"{name}-{arguments.split}.png"
     matrix, samples = evaluate(model, dataset, count, protocol, device, keep=4,
                                description=arguments.split, save=save)

@@ -28,7 +28,6 @@ import torch
 import datasets
 from common import cli, processes
 from common.errors import UserError, run
-from common.guard import rehearse
 from common.loop import train
 from common.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
 from datasets import statistics
@@ -37,6 +36,7 @@ from datasets.predictions import keep_out, write_scores
 from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augmentation
 from papers import describe, losses, options, runs, start, weights
+from papers.rehearsal import rehearse
 from papers.settings import DEFAULTS, check, resolve
 
 

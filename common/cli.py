@@ -1,7 +1,6 @@
 """What both programs need: types of flags, the device, the papers there are."""
 
 import argparse
-import dataclasses
 import importlib
 import math
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import torch
 
 from .errors import UserError
-from .recipe import LAPTOP
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,13 +57,3 @@ def load_paper(name, part="model"):
     if name not in papers():
         raise UserError(f"--paper {name}: unknown; valid: {', '.join(papers())}")
     return importlib.import_module(f"papers.{name}.{part}")
-
-
-def load_recipe(paper, dataset, preset="tiny"):
-    """The paper's recipe for a dataset, that of DATASET_PRESET if one size has its own, else the
-    default one. Tiny without its own: a few minutes. Probes shapes-TASK are trained like shapes."""
-    recipes = load_paper(paper, "recipe").RECIPES
-    dataset = dataset and dataset.partition("-")[0]
-    if preset == "tiny" and dataset not in ("shapes", None) and f"{dataset}_tiny" not in recipes:
-        return dataclasses.replace(recipes["shapes"], **LAPTOP)
-    return recipes.get(f"{dataset}_{preset}") or recipes.get(dataset) or recipes["default"]

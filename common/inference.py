@@ -5,6 +5,7 @@ Prediction and label meet at the label's own size: scores are enlarged, never th
 
 import itertools
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from .metrics import ConfusionMatrix
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in 0..1
 SMALLEST = 32  # pixels per side that every network here accepts
 PIXELS_AT_ONCE = 512 * 512  # in a batch of windows
+TILE = 128  # pixels a side, of what is decided at once
 SIX_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
@@ -90,97 +92,128 @@ def window_scores(model, windows, protocol):
     return scores
 
 
-def add_windows(total, model, image, size, protocol, batch):
-    """Run the windows of a copy of an image, average where they overlap, resize to `size`, add.
+def whole_scores(model, image, size, protocol):
+    """Those of a copy of an image in one pass. [3, h, w] -> [K, *size]."""
+    (height, width), (image, (top, left)) = image.shape[-2:], pad(image, SMALLEST, protocol.centre)
+    scores = window_scores(model, image[None], protocol)
+    return resize(scores[..., top : top + height, left : left + width], size)[0]
 
-    total: [K, *size], or 0 to make it. image: [3, h, w]. batch: as in `scores`. Returns total.
-    Memory: resizing is linear, so every window goes into `total` at its final resolution; the
-    averaged map at that of the copy, at scale 1.75 three times the image, never exists.
-    """
-    sides = image.shape[-2:]
-    crops = [protocol.crop or max(SMALLEST, side) for side in sides]
-    missing = [max(0, crop - side) for crop, side in zip(crops, sides, strict=True)]
-    before = [m // 2 if protocol.centre else 0 for m in missing]
+
+def pad(image, crop, centre):
+    """(at least crop x crop pixels, filled up with the mean colour; where `image` begins)."""
+    missing = [max(0, crop - side) for side in image.shape[-2:]]
+    top, left = before = [m // 2 if centre else 0 for m in missing]
     if any(missing):
-        (top, bottom), (left, right) = ((b, m - b) for b, m in zip(before, missing, strict=True))
-        image = F.pad(image, (left, right, top, bottom))
-    starts, axes = [], []
-    lengths = zip(image.shape[-2:], crops, sides, size, before, strict=True)
-    for padded, crop, side, target, offset in lengths:
-        starts.append(window_starts(padded, crop, protocol.stride or math.ceil(crop * 2 / 3)))
-        count = torch.zeros(padded, device=image.device)  # of windows over each pixel
-        for start in starts[-1]:
-            count[start : start + crop] += 1
-        # Where the pixels of the result lie in the padded copy.
-        places = (torch.arange(target, dtype=torch.float64) + 0.5) * side / target - 0.5
-        axes.append((places.clamp(0, side - 1) + offset, count))
-    corners = list(itertools.product(*starts))
-    batch = batch or max(1, PIXELS_AT_ONCE // (crops[0] * crops[1]))
+        image = F.pad(image, (left, missing[1] - left, top, missing[0] - top))
+    return image, before
+
+
+def window_tiles(model, image, size, protocol):
+    """Run the windows of a copy of an image, average where they overlap, resize to `size`.
+
+    image: [3, h, w]. Yields ((row, column) of the first pixel, scores [K, h, w]) of each tile of
+    the result, TILE pixels a side, once its last window is in. Memory: resizing is linear, so
+    windows go into tiles at the final resolution, and no map of the image or its copy ever exists.
+    """
+    sides, crop = tuple(image.shape[-2:]), protocol.crop
+    image, before = pad(image, crop, protocol.centre)
+    stride = protocol.stride or math.ceil(crop * 2 / 3)
+    starts = [window_starts(side, crop, stride) for side in image.shape[-2:]]
+    rows, columns = ({start: touched(start, crop, *lengths) for start in some}
+                     for some, *lengths in zip(starts, sides, size, before, strict=True))
+    corners, over, tiles = list(itertools.product(*starts)), torch.zeros_like(image[0]), {}
+    if sides[1] > sides[0]:  # along the shorter side, so that few tiles wait at a time
+        corners.sort(key=lambda corner: corner[::-1])
+    for y, x in corners:
+        over[y : y + crop, x : x + crop] += 1
+    missing = Counter(key for y, x in corners for key in itertools.product(rows[y], columns[x]))
+    batch = max(1, PIXELS_AT_ONCE // crop**2)
     for first in range(0, len(corners), batch):
         part = corners[first : first + batch]
-        windows = torch.stack([image[:, y : y + crops[0], x : x + crops[1]] for y, x in part])
-        for corner, scores in zip(part, window_scores(model, windows, protocol), strict=True):
-            if isinstance(total, int):
-                total = scores.new_zeros(len(scores), *size)
-            add_window(total, scores, [
-                (places - start, count[start : start + crop])
-                for (places, count), start, crop in zip(axes, corner, crops, strict=True)])
+        windows = torch.stack([image[:, y : y + crop, x : x + crop] for y, x in part])
+        for (y, x), scores in zip(part, window_scores(model, windows, protocol), strict=True):
+            scores /= over[y : y + crop, x : x + crop]
+            for key in itertools.product(rows[y], columns[x]):
+                if key not in tiles:
+                    shape = (min(TILE, side - start) for side, start in zip(size, key))
+                    tiles[key] = scores.new_zeros(len(scores), *shape)
+                add_window(tiles[key], scores, rows[y][key[0]], columns[x][key[1]], size == sides)
+                missing[key] -= 1
+                if not missing[key]:
+                    yield key, tiles.pop(key)
         del scores  # or the next windows would be computed beside these
-    return total
 
 
-def add_window(total, scores, axes):
-    """Add one window, divided by how many windows lie over its pixels. scores: [K, h, w], changed.
-    axes: for either, (where the pixels of `total` lie in the window, number of windows)."""
-    scores /= axes[0][1][:, None] * axes[1][1]
-    (rows, top), (columns, left) = (in_window(places, len(count)) for places, count in axes)
-    for some in range(0, len(scores), 16):  # classes: to keep the intermediate results small
-        enlarged = interpolate(interpolate(scores[some : some + 16], top).mT, left).mT
-        total[some : some + 16, rows, columns] += enlarged
+def touched(start, crop, side, target, before):
+    """Which of the `target` pixels of the result a window touches that starts at `start`, in a copy
+    of `side` pixels that begins at `before`: {first pixel of a tile: (a slice of the tile, where
+    these lie in the window)}."""
+    places = (torch.arange(target, dtype=torch.float64) + 0.5) * side / target - 0.5
+    places = places.clamp(0, side - 1) + before - start
+    low, high = int((places <= -1).sum()), int((places < crop).sum())
+    return {first: (slice(max(low - first, 0), min(high - first, TILE)),
+                    places[max(low, first) : min(high, first + TILE)])
+            for first in range(low // TILE * TILE, high if low < high else 0, TILE)}
 
 
-def in_window(places, crop):
-    """Which pixels of the result a window touches, as a slice, and where they lie in it, counted
-    from one pixel before its first. places: increasing float64 [n], from its first pixel."""
-    rows = slice(int((places <= -1).sum()), int((places < crop).sum()))
-    return rows, places[rows] + 1
+def add_window(tile, scores, vertical, horizontal, same_size):
+    """Add a window [K, h, w], bilinearly, zeros around it. vertical, horizontal: (slice, places) as
+    of `touched`. same_size: nothing is to be resized."""
+    (rows, y), (columns, x) = vertical, horizontal
+    top, left, more = int(y[0]), int(x[0]), 1 if same_size else 2
+    scores = scores[:, top : int(y[-1]) + more, left : int(x[-1]) + more]
+    if not same_size:
+        y, x = ((2 * places + 1) / side - 1
+                for places, side in zip((y - top, x - left), scores.shape[-2:]))
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).to(scores)
+        scores = F.grid_sample(scores[None], grid[None], align_corners=False)[0]
+    tile[:, rows, columns] += scores
 
 
-def interpolate(x, places):
-    """Linear, along the columns of a window framed by zeros: [K, h, w], float64 [n] -> [K, n,
-    w]."""
-    lower = places.floor().long()
-    x = F.pad(x, (0, 0, 1, 1))
-    fraction = (places - lower).to(x)[:, None]
-    lower = lower.to(x.device)
-    return torch.lerp(x[:, lower], x[:, lower + 1], fraction)
+def copies(protocol):
+    """(scale, whether it is mirrored) of the copies of an image that a network sees one by one."""
+    whole = protocol.flip and protocol.average == "logits"
+    return list(itertools.product(protocol.scales, (False, True) if whole else (False,)))
 
 
 @torch.inference_mode()
-def scores(model, image, protocol=PROTOCOLS["whole"], device="cpu", batch=None):
+def parts(model, image, protocol, device):
+    """Yields ((row, column) of the first pixel, scores [K, h, w]): added up, those of the image."""
+    x, size, seen = normalise(image, device), tuple(image.shape[:2]), copies(protocol)
+    for scale, mirrored in seen:
+        scaled = (fitted_size(size, protocol.fit, scale) if protocol.fit
+                  else [max(1, round(side * scale)) for side in size])
+        stretched = [math.ceil(n / protocol.multiple) * protocol.multiple for n in scaled]
+        copy = resize(resize(x[None], scaled), stretched)[0]
+        copy = copy.flip(-1) if mirrored else copy
+        found = (window_tiles(model, copy, size, protocol) if protocol.crop
+                 else [((0, 0), whole_scores(model, copy, size, protocol))])
+        for (row, column), part in found:
+            part = part.softmax(0) if len(seen) > 1 and protocol.average == "logits" else part
+            if mirrored:
+                part, column = part.flip(-1), size[1] - column - part.shape[-1]
+            yield (row, column), part
+
+
+def scores(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
     """Scores of one image, uint8 [H, W, 3] -> float32 [K, H, W]: logits, or sums of probabilities
-    where several copies of the image or windows by probability are asked for. batch: windows at a
-    time, None = as many as have PIXELS_AT_ONCE pixels."""
-    x, size, total = normalise(image, device), image.shape[:2], 0
-    by_copy = protocol.average == "logits" and (len(protocol.scales) > 1 or protocol.flip)
-    for scale in protocol.scales:
-        scaled = [max(1, round(side * scale)) for side in size]
-        copy = resize(x[None], fitted_size(size, protocol.fit, scale) if protocol.fit else scaled)
-        step = protocol.multiple
-        copy = resize(copy, [math.ceil(side / step) * step for side in copy.shape[-2:]])[0]
-        if not by_copy:
-            total = add_windows(total, model, copy, size, protocol, batch)
-            continue
-        for mirrored in (False, True) if protocol.flip else (False,):
-            seen = copy.flip(-1) if mirrored else copy
-            part = add_windows(0, model, seen, size, protocol, batch).softmax(0)
-            total = total + (part.flip(-1) if mirrored else part)
+    where several copies of the image or windows by probability are asked for."""
+    total = None
+    for (row, column), part in parts(model, image, protocol, device):
+        total = part.new_zeros(len(part), *image.shape[:2]) if total is None else total
+        total[:, row : row + part.shape[1], column : column + part.shape[2]] += part
     return total
 
 
 def predict(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
-    """Class ids uint8 [H, W] of one image, uint8 [H, W, 3]."""
-    return scores(model, image, protocol, device).argmax(0).to("cpu", torch.uint8).numpy()
+    """Class ids uint8 [H, W] of one image, uint8 [H, W, 3]. Where it is seen in one copy, the
+    scores of the whole image never exist at once."""
+    result, one = np.empty(image.shape[:2], np.uint8), len(copies(protocol)) == 1
+    for (row, column), part in (parts(model, image, protocol, device) if one
+                                else [((0, 0), scores(model, image, protocol, device))]):
+        ids = part.max(0).indices.to("cpu", torch.uint8)  # as argmax, in half the time
+        result[row : row + len(ids), column : column + ids.shape[1]] = ids
+    return result
 
 
 def evaluate(model, dataset, num_classes, protocol=PROTOCOLS["whole"], device="cpu", keep=0,

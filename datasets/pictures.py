@@ -14,6 +14,7 @@ from common.metrics import IGNORE
 INK, PAPER, GRID = (30, 30, 35), (255, 255, 255), (225, 225, 230)
 # colour-blind safe (Okabe and Ito)
 SERIES = [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)]
+WIDEST = 2000  # pixels of a picture in a grid
 
 
 def font(size=14):
@@ -66,11 +67,12 @@ def legend(classes, palette, width):
 
 def grid(columns, rows, classes=None, palette=None, height=192, gap=6):
     """A table of pictures: `columns` are the headings, `rows` lists of uint8 arrays, one per
-    column. Every row is scaled to the same height; with `classes` the legend stands below."""
+    column. Every row is scaled to the same height, or where that would be wider to the width
+    WIDEST; with `classes` the legend stands below."""
     scaled = []
     for row in rows:
-        factor = height / row[0].shape[0]
-        size = (max(1, round(row[0].shape[1] * factor)), height)
+        factor = min(height / row[0].shape[0], WIDEST / row[0].shape[1])
+        size = [max(1, round(side * factor)) for side in row[0].shape[1::-1]]
         scaled.append([Image.fromarray(a).resize(size, Image.Resampling.NEAREST) for a in row])
     cell = max(picture.width for row in scaled for picture in row)
     width = len(columns) * (cell + gap) + gap
@@ -117,10 +119,14 @@ def draw_run(out, classes, palette, log, curve, samples):
 
 def segmented(image, prediction, classes, palette):
     """image | segmentation | both, with a legend of the classes that occur."""
+    height, seen = max(160, min(480, image.shape[0])), seen_classes(prediction, classes, palette)
+    factor = min(height / image.shape[0], WIDEST / image.shape[1])
+    if factor < 1:  # before it is painted: a photo of many pixels would be copied many times
+        size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
+        image, prediction = (np.asarray(Image.fromarray(a).resize(size, Image.Resampling.NEAREST))
+                             for a in (image, prediction))
     cells = [image, colourise(prediction, palette), overlay(image, prediction, palette)]
-    height = max(160, min(480, image.shape[0]))
-    return grid(["image", "segmentation", "both"], [cells],
-                *seen_classes(prediction, classes, palette), height=height)
+    return grid(["image", "segmentation", "both"], [cells], *seen, height=height)
 
 
 def ticks(low, high):
@@ -310,14 +316,16 @@ def attention_page(image, pixel, prediction, panels, classes, palette, heading):
 
 def seen_classes(label, classes, palette):
     """(names, colours) of the classes that occur in a label [H, W]."""
-    seen = sorted(set(label.flatten().tolist()))
+    seen = np.unique(label)
     return [classes[number] for number in seen], [palette[number] for number in seen]
 
 
 def shares(label, classes):
     """The classes that occur in a label [H, W] as text, with their shares of it, largest first."""
-    found = [((label == number).mean(), name) for number, name in enumerate(classes)]
-    return ", ".join(f"{name} {share:.0%}" for share, name in sorted(found, reverse=True) if share)
+    numbers, counts = np.unique(label, return_counts=True)
+    found = sorted(((count / label.size, classes[n]) for n, count in zip(numbers, counts)),
+                   reverse=True)
+    return ", ".join(f"{name} {share:.0%}" for share, name in found)
 
 
 def panels_legend(panels):

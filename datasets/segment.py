@@ -10,6 +10,7 @@ from common.inference import predict
 
 from . import pictures, predictions
 from .files import IMAGE_SUFFIXES, list_folder, make_folder, read_image
+from .memory import check_memory
 
 
 def pictures_in(path):
@@ -46,6 +47,7 @@ def segment(model, config, arguments, protocol, out, device):
                 raise
             broken.append(str(error))
             continue
+        check_memory(image.shape[:2], len(config["classes"]), protocol, device, path)
         prediction = predict(model, image, protocol, device)
         target = out / f"{name}-segmented.png"
         pictures.save_png(target, pictures.segmented(

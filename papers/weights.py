@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 
 from common import checkpoint
-from common.cli import load_paper, load_recipe, papers
+from common.cli import load_paper, papers
 from common.errors import UserError
 from common.recipe import Recipe
 
 from . import options, runs
+from .settings import load_recipe
 
 MORE = "; docs/weights.md tells which files load"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common import checkpoint
-from common.cli import load_recipe
 from papers.options import build_model
+from papers.settings import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)

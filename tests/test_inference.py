@@ -2,6 +2,7 @@
 published rules."""
 
 import dataclasses
+import weakref
 
 import numpy as np
 import pytest
@@ -91,11 +92,48 @@ def test_a_constant_image_does_not_depend_on_the_stride():
     Protocol(crop=32), Protocol(crop=32, average="probabilities", flip=True),
     Protocol(crop=32, scales=(0.5, 1.5), flip=True),
 ])
-def test_the_number_of_windows_at_a_time_does_not_matter(protocol):
+def test_the_number_of_windows_at_a_time_does_not_matter(protocol, monkeypatch):
+    image, model, found = picture(60, 75), Surroundings(), []
+    for batch in (1, 2, 5, 1000):
+        monkeypatch.setattr("common.inference.PIXELS_AT_ONCE", batch * protocol.crop**2)
+        found.append(scores(model, image, protocol))
+        assert torch.allclose(found[-1], found[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("protocol", [
+    WHOLE, Protocol(crop=32), Protocol(crop=40, scales=(1.3,), centre=True),
+    Protocol(crop=32, average="probabilities", flip=True),
+    Protocol(crop=32, scales=(0.5, 1.5), flip=True), Protocol(flip=True),
+])
+def test_tiles(protocol, monkeypatch):
+    """Cut into tiles of any size, the scores stay, and the classes are the highest of them."""
     image, model = picture(60, 75), Surroundings()
-    one = scores(model, image, protocol, batch=1)
-    for batch in (2, 5, 1000):
-        assert torch.allclose(scores(model, image, protocol, batch=batch), one, atol=1e-5)
+    expected = scores(model, image, protocol)
+    for tile in (7, 32, 1000):
+        monkeypatch.setattr("common.inference.TILE", tile)
+        found = scores(model, image, protocol)
+        assert torch.allclose(found, expected, atol=1e-5)
+        same = torch.from_numpy(predict(model, image, protocol)) == found.argmax(0)
+        assert same.all()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_windows_need_memory_for_few_tiles(flip, monkeypatch):
+    """Of 30 x 4 tiles those of two rows of windows exist at most, and none is asked for twice."""
+    monkeypatch.setattr("common.inference.TILE", 16)
+    alive, most, made = weakref.WeakSet(), [], []
+    new_zeros = torch.Tensor.new_zeros
+
+    def count(tensor, *shape, **kwargs):
+        made.append(new_zeros(tensor, *shape, **kwargs))
+        alive.add(made[-1])
+        most.append(len(alive))
+        return made.pop()
+
+    monkeypatch.setattr(torch.Tensor, "new_zeros", count)
+    protocol = Protocol(crop=32, average="probabilities", flip=flip)
+    predict(Pointwise(), picture(30 * 16, 4 * 16), protocol)
+    assert len(most) == 30 * 4 and max(most) <= 3 * 4
 
 
 @pytest.mark.parametrize("protocol", [
@@ -127,12 +165,13 @@ def test_window_starts(size, crop, stride):
     assert len(starts) == max(int(np.ceil((size - crop) / stride)), 0) + 1  # semseg
 
 
-def test_windows_overlap_by_a_third_of_the_crop_rounded_up():
+def test_windows_overlap_by_a_third_of_the_crop_rounded_up(monkeypatch):
     """Crop 32, so strides of 22: windows from 0, 22 and 44 cover 76 pixels, and no fourth one."""
+    monkeypatch.setattr("common.inference.PIXELS_AT_ONCE", 1)
     seen, model = [], Pointwise()
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     image = picture(32, 76)
-    scores(model, image, Protocol(crop=32), batch=1)
+    scores(model, image, Protocol(crop=32))
     x = normalise(image)[None]
     assert len(seen) == 3
     assert all(torch.equal(window, x[..., s : s + 32]) for window, s in zip(seen, (0, 22, 44)))

@@ -23,6 +23,7 @@ from common.metrics import ConfusionMatrix
 from common.recipe import Recipe, learning_rate_factor
 from common.stop import Stop
 from datasets.stream import TrainingSamples, batches
+from papers.rehearsal import rehearse
 from papers.runs import open_run
 
 
@@ -385,8 +386,8 @@ def test_the_rehearsal_takes_one_part_of_a_batch_and_leaves_no_trace():
     model.register_forward_pre_hook(
         lambda module, inputs: seen.append((len(module.norm(inputs[0])), module.training)))
     before = [b.clone() for b in model.buffers()]
-    guard.rehearse(model, TrainingSamples(Noise(), as_it_is, 0), Noise(),
-                   Recipe(batch_size=6, accumulate=3))
+    rehearse(model, TrainingSamples(Noise(), as_it_is, 0), Noise(),
+             Recipe(batch_size=6, accumulate=3))
     assert seen == [(2, True), (1, False)]
     assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
 

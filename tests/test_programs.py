@@ -20,7 +20,7 @@ from common.metrics import ConfusionMatrix
 from common.recipe import Recipe
 from datasets import segment
 from datasets.shapes import CLASSES
-from papers import options, weights
+from papers import options, settings, weights
 
 eval_program, train_program = importlib.import_module("eval"), importlib.import_module("train")
 
@@ -107,19 +107,19 @@ def test_the_recipe_belongs_to_dataset_and_size(monkeypatch, flags, crop):
 @pytest.mark.parametrize("paper", cli.papers())
 def test_small_networks_are_trained_in_minutes(paper):
     """On every dataset: the recipe for `shapes`, a bit longer, on real pictures."""
-    shapes = cli.load_recipe(paper, "shapes")
+    shapes = settings.load_recipe(paper, "shapes")
     for name in {*datasets.LOADERS} - {"camvid"}:
-        recipe = cli.load_recipe(paper, name, "tiny")
+        recipe = settings.load_recipe(paper, name, "tiny")
         assert (recipe.steps, recipe.eval_every, recipe.crop_size, recipe.batch_size) == (
             1000, 100, 160, 8)
         assert recipe.lr == shapes.lr and recipe.train_split == "train"
-    assert cli.load_recipe(paper, "camvid", "tiny").test_scale == 0.5  # its own
+    assert settings.load_recipe(paper, "camvid", "tiny").test_scale == 0.5  # its own
 
 
 def test_large_lrformer_has_a_recipe_of_its_own():
-    assert cli.load_recipe("lrformer", "ade20k", "l").crop_size == 640
-    assert cli.load_recipe("lrformer", "ade20k", "b").crop_size == 512
-    assert cli.load_recipe("lrformer", None).crop_size == 512
+    assert settings.load_recipe("lrformer", "ade20k", "l").crop_size == 640
+    assert settings.load_recipe("lrformer", "ade20k", "b").crop_size == 512
+    assert settings.load_recipe("lrformer", None).crop_size == 512
 
 
 @pytest.mark.parametrize("recipe,world,precision,message", [

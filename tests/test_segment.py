@@ -11,7 +11,7 @@ from PIL import Image
 
 from common import checkpoint
 from common.recipe import Recipe
-from datasets import predictions
+from datasets import memory, pictures, predictions
 from papers.describe import multiply_adds, short
 from papers.options import build_model
 
@@ -121,3 +121,32 @@ def test_names_with_commas(tmp_path):
     predictions.write_scores(tmp_path / "a.csv", ["sign, post", "road"], np.array([0.25, np.nan]))
     assert (tmp_path / "a.csv").read_text(encoding="utf-8") == (
         'class,iou\n"sign, post",0.25\nroad,nan\n')
+
+
+def test_a_picture_whose_scores_do_not_fit_is_refused(cli, made, monkeypatch):
+    """With what to do instead, before the network runs; in windows it is segmented."""
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10**4)
+    monkeypatch.setattr("datasets.segment.predict", lambda *_: 1 / 0)
+    for flags in ((), ("--scales", "0.5,1", "--protocol", "sliding")):
+        code, _, err = cli("eval", "run", "--image", "in/b.PNG", "--out", "new", *flags)
+        assert code == 2 and "in/b.PNG has 48 x 40 pixels" in err and "--protocol sliding" in err
+    monkeypatch.undo()
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10**4)
+    flags = ("--protocol", "sliding", "--device", "cpu")
+    monkeypatch.chdir(made)
+    assert cli("eval", "run", "--image", "in/b.PNG", "--out", "new", *flags)[0] == 0
+    assert memory.free_memory("cpu")
+
+
+def test_thin_pictures_are_drawn_small(made):
+    """A row of 5000 pixels was drawn 160 pixels high and 800,000 wide."""
+    for size in ((1, 5000), (5000, 1), (3, 4)):
+        image, label = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
+        page = pictures.segmented(image, label, ["a"], [(1, 2, 3)])
+        both = pictures.predictions([(image, label, label)], ["a"], [(1, 2, 3)])
+        assert max(*page.size, *both.size) < 4 * 2100
+
+
+def test_shares_of_classes():
+    label = np.array([[0, 2], [2, 2]], np.uint8)
+    assert pictures.shares(label, ["a", "b", "c"]) == "c 75%, a 25%"

@@ -25,6 +25,7 @@ from datasets.shapes import Shapes
 from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augment
 from papers.pysa.model import build
+from papers.rehearsal import rehearse
 from tests import crash
 from tests.crash import differences
 
@@ -366,7 +367,7 @@ def test_the_rehearsal_leaves_no_trace():
     model = build(12, channels=8)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     samples = TrainingSamples(Few("train"), functools.partial(augment, crop=48), 0)
-    guard.rehearse(model, samples, Few("val"), Recipe(batch_size=2, crop_size=48))
+    rehearse(model, samples, Few("val"), Recipe(batch_size=2, crop_size=48))
     same(before, dict(model.state_dict()))
     assert all(parameter.grad is None for parameter in model.parameters())
 

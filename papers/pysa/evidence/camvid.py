@@ -11,9 +11,9 @@ from pathlib import Path
 import datasets
 from datasets import pictures
 from common.inference import PROTOCOLS, Protocol, evaluate, predict
+from papers.settings import load_recipe
 from studies.measure import markdown, write_csv
 from studies.trainings import ROOT, load_best, parser, train_all
-from common.cli import load_recipe
 
 CSV, PICTURE = ROOT / "docs" / "camvid.csv", ROOT / "docs" / "camvid.png"
 SHOWN = (10, 90, 200)  # of the test images

@@ -1,0 +1,45 @@
+"""Whether the scores of a whole image fit into memory, before a network runs."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError
+from common.inference import copies
+
+ADVICE = "--protocol sliding needs less, and so does a smaller copy of the picture, --scales 0.5"
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")  # of a container
+
+
+def free_memory(device="cpu"):
+    """Bytes that can be had, None where the system does not tell."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvail"))
+    except (OSError, StopIteration):
+        try:  # macOS: all there is
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):  # Windows
+            return None
+    try:
+        limit, used = (int(Path(name).read_text(encoding="ascii")) for name in LIMITS)
+    except (OSError, ValueError):  # there is no limit
+        return free
+    return min(free, limit - used)
+
+
+def check_memory(size, num_classes, protocol, device="cpu", name="the image"):
+    """Raise UserError, with what to do instead, where `common.inference.predict` would surely lack
+    memory for an image of size (height, width): the scores of all classes as float32, once as the
+    network has them and once while they are made. What else it needs is its own."""
+    if protocol.crop and len(copies(protocol)) == 1:
+        return
+    factor = 1 if protocol.crop else 2 * max(1, max(protocol.scales)) ** 2
+    needed, free = 4 * num_classes * size[0] * size[1] * factor, free_memory(device)
+    if free is not None and needed > free:
+        raise UserError(f"{name} has {size[1]} x {size[0]} pixels: as a whole, the scores of "
+                        f"{num_classes} classes alone take {needed / 1e9:.1f} GB of memory, and "
+                        f"{free / 1e9:.1f} GB are free; {ADVICE}")
