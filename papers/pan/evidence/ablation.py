@@ -15,4 +15,5 @@ ROWS = [
     ("GAU 1x1", (*GAU_ONLY, "low_kernel=1"), 1),
     ("GAU 3x3", GAU_ONLY, 1),
     ("PAN, spatial gate", ("gate=spatial",), 1),
+    ("PAN of the note", ("variant=note",), 1),
 ]
