@@ -16,6 +16,7 @@ One thread, float32. Candidates take turns in one process; medians and their rat
 are printed.
 """
 
+import functools
 import math
 import statistics
 import sys
@@ -181,12 +182,14 @@ def crossing():
     rows, sides, usual = [], (5, 8, 10, 15, 23, 30), fast.TILE
     for side in (30, 45):
         for train in (False, True):
-            def step(tile, run=make("stream", "distribute", side, 1, train)):
+            run = make("stream", "distribute", side, 1, train)
+
+            def step(tile, run=run):
                 fast.TILE = tile  # read when the tiles are made
                 run()
 
-            seconds = processor_times({tile: lambda step=step, tile=tile: step(tile)
-                                       for tile in sides}, rounds=3)
+            seconds = processor_times(
+                {tile: functools.partial(step, tile) for tile in sides}, rounds=3)
             rows.append([f"{side} x {side}", "training" if train else "inference",
                          *(f"{1e3 * seconds[tile]:.0f} ms" for tile in sides)])
     fast.TILE = usual

@@ -16,9 +16,9 @@ from studies.measure import markdown
 from studies.trainings import parser
 
 from .. import boundary as rims
-from .boundary_gain import NEAR, STEPS
 
 SCENES, CELL, FIT, RATE = 16, 8, 150, 0.5  # FIT: steps of the fit, RATE: its highest learning rate
+NEAR, STEPS = 3, (0, 1, 2, 4)  # pixels; refinements one after another
 GRIDS, TASKS = (8, 4, 2, 1), ("", "thin")
 
 
