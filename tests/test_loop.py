@@ -223,6 +223,48 @@ def test_loss_of_several_processes_is_the_mean_over_all_their_pixels(monkeypatch
     assert losses.cross_entropy(scores, torch.full_like(label, 255)) == 0
 
 
+def test_processes_add_up_or_take_the_largest(monkeypatch):
+    """As if another process had brought 7: tensors in place, numbers as numbers."""
+    def reduce(tensor, operation):
+        largest = operation == processes.distributed.ReduceOp.MAX
+        tensor.copy_(tensor.clamp(min=7) if largest else tensor + 7)
+
+    assert processes.agree(2) == 2
+    monkeypatch.setattr(processes.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(processes.distributed, "all_reduce", reduce)
+    assert processes.agree(2) == 9 and processes.agree(2, "MAX") == 7
+    assert processes.agree(15.0, "MAX") == 15
+    tensor = torch.tensor(1)
+    assert processes.agree(tensor) is tensor and tensor == 8
+
+
+def meet(monkeypatch, signal=0, loss=lambda own: own):
+    """A second process, which has the same batch, has caught `signal` and found loss(ours)."""
+    def agree(value, operation="SUM", device=None):
+        if operation == "MAX":
+            return max(value, signal)
+        return value + (loss(value) if isinstance(value, float) else value)
+
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "agree", agree)
+
+
+def test_the_signal_of_another_process_ends_this_one(tmp_path, monkeypatch):
+    """Or it would wait for the other's gradients for ever."""
+    meet(monkeypatch, signal=15)
+    assert train(tmp_path)["step"] == 1
+
+
+def test_the_loss_of_another_process_counts(tmp_path, monkeypatch):
+    meet(monkeypatch)
+    same = train(tmp_path / "same")["curve"]
+    meet(monkeypatch, loss=lambda own: own + 2)
+    assert train(tmp_path / "other")["curve"] == pytest.approx([loss + 1 for loss in same])
+    meet(monkeypatch, loss=lambda own: math.nan)
+    with pytest.raises(UserError, match="the loss became nan, .* in step 0;"):
+        train(tmp_path / "bad")
+
+
 # -------------------------------------------------------------------------------------- evaluation
 
 

@@ -221,8 +221,9 @@ PRESETS = {
 def build(num_classes, preset="tiny", **options):
     """The network of a preset, with any of these options overridden.
 
-    variant: "paper", "smp" (segmentation_models.pytorch) or "jw" (JaveyWang): whose reading of the
-        paper; it sets what neither the preset nor an option sets. See readings.py.
+    variant: "paper", "smp" (segmentation_models.pytorch), "jw" (JaveyWang) or "note" (a reader's
+        sketch): whose reading of the paper; it sets what neither the preset nor an option sets. See
+        readings.py.
     backbone: "resnet18", "resnet34", "resnet50", "resnet101" or "tiny". smp's files come with all.
     stem: () for the 7x7 stem, or the widths of a deep one. The paper's is deep; most files are not.
     dilation: in res5 at output stride 16. "torchvision" keeps the first block at 1, the rest at 2

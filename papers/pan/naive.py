@@ -66,9 +66,11 @@ def normalise(x, bn):
 
 
 def activate(y, activation):
-    """ReLU, sigmoid or nothing at all, as the module says."""
+    """ReLU, ELU, sigmoid or nothing at all, as the module says."""
     if isinstance(activation, nn.ReLU):
         return y.clamp(min=0)
+    if isinstance(activation, nn.ELU):
+        return torch.where(y > 0, y, torch.exp(y.clamp(max=0)) - 1)  # exp of a large y is infinite
     return 1 / (1 + torch.exp(-y)) if isinstance(activation, nn.Sigmoid) else y
 
 
@@ -286,3 +288,19 @@ def jw_classify(y, head, size):
             row.append(scores[:, :, i * small_height // height, j * small_width // width])
         rows.append(row)
     return stack(rows)
+
+
+def note_pyramid(x, module):
+    """The attention maps of readings.NoteFPA. [B, C, H, W] -> [B, D, H, W]."""
+    x1 = convolve(x, module.down1)
+    a2 = convolve(convolve(x1, module.down2), module.side2)
+    a1 = convolve(x1, module.side1) + enlarge(a2, x1.shape[-2:])
+    return enlarge(a1, x.shape[-2:])                                    # (N)
+
+
+def note_fpa(x, module):
+    """What readings.NoteFPA computes. [B, C, H, W] -> [B, D, H, W]."""
+    m = convolve(x, module.master)
+    if not module.context:
+        return m
+    return m * note_pyramid(x, module) + sum_taps(mean(x), module.pooled)

@@ -1,5 +1,6 @@
-"""What else people made of PAN: the weaker forms of its ablation, a gate per position, and two
-third-party networks whose checkpoints load here. The paper itself is model.py.
+"""What else people made of PAN: the weaker forms of its ablation, a gate per position, two
+third-party networks whose checkpoints load here, and a reader's sketch. The paper itself is
+model.py.
 
 smp  segmentation_models.pytorch, the best known: max pooling, D = 32, gates by sigmoid.
 jw   JaveyWang's literal and heavy one: nothing is reduced to a common width, strided and transposed
@@ -32,8 +33,10 @@ VARIANTS = {  # what differs from model.DEFAULTS; jw's modules are its own
         gate_activation="sigmoid",
     ),
     "jw": dict(backbone="resnet50", stem=(), dilation="growing"),
+    "note": dict(gate="spatial"),
 }
-JW_OPTIONS = ("variant", "backbone", "stem", "dilation", "output_stride", "context")
+OPTIONS = {"jw": ("variant", "backbone", "stem", "dilation", "output_stride", "context")}
+OPTIONS["note"] = (*OPTIONS["jw"], "decoder_channels", "gate", "gate_activation", "low_kernel")
 CHOICES = dict(
     dilation=("torchvision", "all", "growing"), pool=("avg", "max"),
     attention=("pyramid", "se", "none"), gate=("channel", "none", "spatial", "both"),
@@ -48,9 +51,8 @@ def assemble(num_classes, preset, options):
     """
     variant = {"variant": "paper", **preset, **options}["variant"]
     check("variant", variant, tuple(VARIANTS))
-    if variant == "jw":
-        for name in options:
-            check("option of variant jw", name, JW_OPTIONS)
+    for name in options:
+        check(f"option of variant {variant}", name, OPTIONS.get(variant, tuple(DEFAULTS)))
     o = {**DEFAULTS, **VARIANTS[variant], **preset, **options}
     for name, valid in CHOICES.items():
         check(name, o[name], valid)
@@ -70,7 +72,9 @@ def assemble(num_classes, preset, options):
     fpa, gau = functools.partial(FPA, **pyramid), functools.partial(GAU, **skip)
     if not o["context"]:
         o.update(attention="none", global_pool=False, gate="none")
-    if (o["attention"], o["global_pool"]) != ("pyramid", True):
+    if variant == "note":
+        fpa = functools.partial(NoteFPA, context=o["context"])
+    elif (o["attention"], o["global_pool"]) != ("pyramid", True):
         fpa = functools.partial(PartialFPA, o["attention"], o["global_pool"], **pyramid)
     if o["gate"] != "channel":
         gau = functools.partial(GatedGAU, o["gate"], **skip)
@@ -256,3 +260,44 @@ class JwPAN(PAN):
     def forward(self, images):                                  # [B, 3, H, W]
         scores = self.head(self.decode(self.backbone(images)))  # [B, classes, H/4, W/4]
         return {"out": F.interpolate(scores, images.shape[-2:], mode="nearest")}
+
+
+# -------------------------------------------------------------------------------- a reader's note
+
+
+class NoteFPA(nn.Module):
+    """The sketch of FPA in a public reader's note: two levels, ELU, a global branch without a norm.
+
+        A = up(C5'(X1) + up(C3'(X2)))   with   X1 = C5(X), X2 = C3(X1) of stride 2               (N)
+        F = C1(X) * A + W mean(X)
+
+    where every C ends in ELU, X1 and X2 keep the C channels of X, and A [B, D, H, W] is a sum of
+    two ELUs: anything from -2 up. The sketch doubles sizes, 4 to 8 to 16; here each map takes the
+    size of the one it meets, which at 16 x 16 is the same.
+
+    context: False leaves C1(X). [B, C, H, W] -> [B, D, H, W].
+    """
+
+    def __init__(self, inputs, outputs, context=True):
+        super().__init__()
+        self.context = context
+        self.master = ConvNorm(inputs, outputs, activation=nn.ELU())
+        if context:
+            self.pooled = nn.Conv2d(inputs, outputs, 1, bias=False)
+            self.down1 = ConvNorm(inputs, inputs, 5, stride=2, activation=nn.ELU())
+            self.down2 = ConvNorm(inputs, inputs, 3, stride=2, activation=nn.ELU())
+            self.side2 = ConvNorm(inputs, outputs, 3, activation=nn.ELU())
+            self.side1 = ConvNorm(inputs, outputs, 5, activation=nn.ELU())
+
+    def forward(self, x):                                       # [B, C, 16, 16]
+        m = self.master(x)                                      # [B, D, 16, 16]
+        if not self.context:
+            return m
+        return m * self.pyramid(x) + self.pooled(x.mean((2, 3), keepdim=True))
+
+    def pyramid(self, x):
+        """The attention maps. [B, C, H, W] -> [B, D, H, W], all above -2."""
+        x1 = self.down1(x)                                      # [B, C, 8, 8]
+        a2 = self.side2(self.down2(x1))                         # [B, D, 4, 4]
+        a1 = self.side1(x1) + enlarge(a2, x1.shape[-2:])        # [B, D, 8, 8]
+        return enlarge(a1, x.shape[-2:])                        # (N)  [B, D, 16, 16]

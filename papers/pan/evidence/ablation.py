@@ -11,7 +11,9 @@ ROWS = [
     ("C333, average", ("kernels=3,3,3", "global_pool=False", *FPA_ONLY), 1),
     ("C357, average", ("global_pool=False", *FPA_ONLY), 1),
     ("FPA", FPA_ONLY, 1),
+    ("FPA of the note", ("variant=note", *FPA_ONLY), 1),
     ("GAU 1x1", (*GAU_ONLY, "low_kernel=1"), 1),
     ("GAU 3x3", GAU_ONLY, 1),
     ("PAN, spatial gate", ("gate=spatial",), 1),
+    ("PAN of the note", ("variant=note",), 1),
 ]

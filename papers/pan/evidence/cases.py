@@ -23,6 +23,7 @@ def cases(side):
         "decode": [(features, network)],
         "classify": [(y, model.classifier(4, 3), double)],
         "positions": [(y, double, gated)],
+        "note_pyramid": [(x, readings.NoteFPA(3, 4))],
         "factors": [(torch.randn(2, 32, *size), se)],
     }
 
@@ -35,5 +36,6 @@ FAST = {
     "decode": lambda features, network: network.decode(features),
     "classify": lambda y, head, size: model.enlarge(head(y), size),
     "positions": lambda y, size, module: module.positions(y, size),
+    "note_pyramid": lambda x, module: module.pyramid(x),
     "factors": lambda m, module: module.factors(m),
 }

@@ -193,6 +193,31 @@ MUTANTS = {
             "{**DEFAULTS, **preset, **VARIANTS[variant], **options}",
         ),
         (
+            "the note's attention squashed, so that it is never negative",
+            "return enlarge(a1, x.shape[-2:])                        # (N)",
+            "return enlarge(a1, x.shape[-2:]).relu()                 # (N)",
+        ),
+        (
+            "the second level of the note reads the map, not the first level",
+            "a2 = self.side2(self.down2(x1))",
+            "a2 = self.side2(self.down2(x))",
+        ),
+        (
+            "a norm more in the global branch of the note",
+            "self.pooled = nn.Conv2d(inputs, outputs, 1, bias=False)",
+            "self.pooled = ConvNorm(inputs, outputs, activation=nn.Identity())",
+        ),
+        (
+            "the note keeps its pyramid without context",
+            "fpa = functools.partial(NoteFPA, context=o[\"context\"])",
+            "fpa = NoteFPA",
+        ),
+        (
+            "the note with the gate of the paper",
+            '"note": dict(gate="spatial")',
+            '"note": {}',
+        ),
+        (
             "max pooling of the options is forgotten",
             'reduction=o["pool"])',
             'reduction="avg")',

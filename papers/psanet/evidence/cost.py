@@ -3,6 +3,8 @@
   python -m papers.psanet.evidence.cost               time and memory, one branch, C = 512 (long)
   python -m papers.psanet.evidence.cost attention 30  the table of one map only: 30, 45 or 60
   python -m papers.psanet.evidence.cost counts        multiply-adds; no timing
+  python -m papers.psanet.evidence.cost crossing      processor time of view and stream, small maps,
+                                                      and of stream by fast.TILE
 
 naive gather: convolution, torch.gather with an integer index, softmax, product.
 official:     the steps of the official code, each with its own tensor: convolution, copied windows,
@@ -14,8 +16,11 @@ One thread, float32. Candidates take turns in one process; medians and their rat
 are printed.
 """
 
+import functools
 import math
+import statistics
 import sys
+import time
 
 import torch
 import torch.nn.functional as F
@@ -146,6 +151,51 @@ def attention(cases):
         ["map", "pass", "branch", *FORMS, "time stream / official", "memory"], rows)))
 
 
+def processor_times(candidates, rounds):
+    """Median seconds of processor time of each candidate, which take turns: unlike those of the
+    clock they do not grow when others compute too."""
+    for function in candidates.values():
+        function()  # warm-up
+    seconds = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, function in candidates.items():
+            start = time.process_time()
+            function()
+            seconds[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def crossing():
+    """Print where `stream` overtakes `view`, which is fast.LARGEST_DENSE, and the best tile."""
+    rows = []
+    for side, batch in ((12, 1), (16, 1), (20, 1), (24, 1), (30, 1)):
+        ratios = []
+        for train in (False, True):
+            for direction in DIRECTIONS:
+                seconds = processor_times({name: make(name, direction, side, batch, train)
+                                           for name in ("view", "stream")}, rounds=7)
+                ratios.append(f"{seconds['stream'] / seconds['view']:.2f}")
+        rows.append([f"{side} x {side}", f"{batch * side**2 * (2 * side - 1) ** 2:,}", *ratios])
+    passes = (f"{what}, {direction}" for what in ("inference", "training")
+              for direction in DIRECTIONS)
+    print("\n".join(markdown(["map", "logits", *passes], rows)) + "\n")
+    rows, sides, usual = [], (5, 8, 10, 15, 23, 30), fast.TILE
+    for side in (30, 45):
+        for train in (False, True):
+            run = make("stream", "distribute", side, 1, train)
+
+            def step(tile, run=run):
+                fast.TILE = tile  # read when the tiles are made
+                run()
+
+            seconds = processor_times(
+                {tile: functools.partial(step, tile) for tile in sides}, rounds=3)
+            rows.append([f"{side} x {side}", "training" if train else "inference",
+                         *(f"{1e3 * seconds[tile]:.0f} ms" for tile in sides)])
+    fast.TILE = usual
+    print("\n".join(markdown(["map", "pass", *(f"tiles of {tile}" for tile in sides)], rows)))
+
+
 def counts():
     """Print multiply-adds in 10^9."""
     print(f"one branch, C = {CHANNELS}: logits official / logits in tiles / weighted sum")
@@ -174,6 +224,8 @@ def main():
         attention([case for case in CASES if not sides or str(case[0]) in sides])
     elif command == "counts":
         counts()
+    elif command == "crossing":
+        crossing()
     else:
         sys.exit(__doc__)
 
