@@ -4,6 +4,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+import torch
+
 from common import checkpoint
 from common.cli import load_paper, load_recipe, papers
 from common.errors import UserError
@@ -110,4 +112,5 @@ def load_network(run, official, paper, preset, pairs, dataset):
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the weights do not fit {config['paper']}: {reason}") from None
     check_finite(model, official or run)
-    return model.eval(), config, recipe, folder
+    model.eval().to(memory_format=torch.channels_last)  # as in training
+    return model, config, recipe, folder

@@ -150,7 +150,6 @@ MUTANTS = {
         ),
         ("rows taken for channels in channels_last", "    x = x.permute(0, 2, 3, 1)  ",
          "    x = x.permute(0, 3, 2, 1)  "),
-        ("the result in another layout", "o.contiguous(memory_format=layout)", "o.contiguous()"),
         ("matrices kept from inference", "@torch.inference_mode(False)", "@torch.no_grad()"),
     ],
     "readings.py": [
