@@ -19,7 +19,6 @@ import math
 import torch
 from PIL import Image, ImageDraw
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from tqdm import tqdm
 
 from datasets import pictures
@@ -93,9 +92,9 @@ def make(name, side, backward, device="cpu"):
 def sizes(name, side):
     """(parameters, multiply-adds of one forward pass). PyTorch does not see UN-EPT's weighted sums
     of points, four corners each: they are added."""
-    with FakeTensorMode():
+    with torch.device("meta"):
         parameters = sum(p.numel() for p in mechanism(name, side).parameters())
-        total, _ = multiply_adds(make(name, side, False))
+    total, _ = multiply_adds(make(name, side, False, "meta"))
     return parameters, total + (side**2 * POINTS * 4 * CHANNELS if name == "unept" else 0)
 
 

@@ -1,8 +1,10 @@
 """Exact shortcuts for model.py: nothing here changes a result by more than rounding.
 
-Every layer is called, as in model.py, but two: the squeezes of the decoder are split, see
-`squeeze`.
+Every layer is called, as in model.py, but the squeezes of the decoder, which are split, see
+`squeeze`, and the depth-wise convolutions DW of (H) and (I), which take in a sum, see `plus`.
 """
+
+import functools
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +36,29 @@ def attention(x, module, convs=()):
     q, k, v = (model.by_head(t, module.heads) for t in (q, k, v))   # [B, h, m or n, d]
     o = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
     o = model.as_map(module.output(o), cells)                       # [B, C, a, b]
-    return o if cells == size else model.enlarge(o, size)
+    return o if cells == size else enlarge(o, size)
+
+
+def enlarge(o, size):
+    """Replaces `model.enlarge`, with the same arguments and result.
+
+    Why the same: bilinear enlargement takes rows and columns apart, U O U'^T with a thin matrix for
+    each side. What it saves: PyTorch copies the map into another layout and back, and its backward
+    pass is slower than these products.
+    """
+    o = o.permute(0, 2, 3, 1)  # [B, a, b, C]
+    rows, columns = (enlarging_matrix(n, cells, o.device, o.dtype)
+                     for n, cells in zip(size, o.shape[1:3], strict=True))
+    bands = (rows @ o.flatten(2)).unflatten(2, o.shape[2:])         # [B, H, b, C]
+    return (columns @ bands).permute(0, 3, 1, 2)                    # [B, C, H, W]
+
+
+@functools.lru_cache(1024)
+@torch.inference_mode(False)  # what is kept must serve training, too
+def enlarging_matrix(size, cells, device, dtype):
+    """U [size, cells]: row y holds the weights of the cells, at most two, that pixel y reads."""
+    one_hot = torch.eye(cells, device=device, dtype=torch.float64)[None]
+    return F.interpolate(one_hot, size, mode="linear", align_corners=False)[0].mT.to(dtype)
 
 
 def pool_all(x, grids):
@@ -92,10 +116,24 @@ def feed_forward(x, module):
 
 
 def all_rows(x, module):
-    """(I), with the sum in place. [B, C, H, W] -> [B, C, H, W]."""
+    """(I), see `plus`. [B, C, H, W] -> [B, C, H, W]."""
     u = F.gelu(model.at_each_position(module.widen, x))             # [B, r C, H, W]
-    u = module.conv(u).add_(u)
-    return model.at_each_position(module.narrow, u)
+    return model.at_each_position(module.narrow, plus(u, module.conv))
+
+
+def plus(x, conv):
+    """Replaces x + DW(x) in (H) and (I). x: [B, C, H, W], conv: DW -> [B, C, H, W].
+
+    Why the same: x is a convolution of x, too, with a 1 in the middle of the kernel. What it saves:
+    a map is read and written once less, forward and backward. The convolution is not called: its
+    kernel is changed. Not in half precision, where a 1 swallows small weights.
+    """
+    kind = x.device.type
+    mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if mixed or conv.weight.dtype.itemsize < 4:
+        return x + conv(x)
+    kernel = conv.weight + F.pad(x.new_ones(1, 1), (1, 1, 1, 1))    # [C, 1, 3, 3]
+    return F.conv2d(x, kernel, conv.bias, padding=1, groups=len(kernel))
 
 
 def squeeze(maps, conv):
@@ -105,6 +143,7 @@ def squeeze(maps, conv):
     each map is squeezed in its own size, then enlarged and added. What it saves: multiply-adds, and
     the maps side by side are never formed. The convolution is not called: its kernel is split.
     """
-    weights = conv.weight.split([c.shape[1] for c in maps], dim=1)
-    first, *rest = (F.conv2d(c, weight) for c, weight in zip(maps, weights, strict=True))
-    return first + sum(model.enlarge(c, first.shape[-2:]) for c in rest)
+    weights = conv.weight.flatten(1).split([c.shape[1] for c in maps], dim=1)
+    first, *rest = (model.at_each_position(functools.partial(F.linear, weight=weight), c)
+                    for c, weight in zip(maps, weights, strict=True))
+    return first + sum(enlarge(c, first.shape[-2:]) for c in rest)

@@ -127,6 +127,7 @@ class Block(nn.Module):
     def __init__(self, channels, heads, side, ratio, norm, layer_scale, drop_path=0.0,
                  pre_norm=False, context=True, fast=True):
         super().__init__()
+        self.fast = fast
         self.pre_norm = nn.BatchNorm2d(channels) if pre_norm else None
         self.position = depthwise(channels)
         self.norm1 = norm(channels) if context else None
@@ -140,7 +141,7 @@ class Block(nn.Module):
     def forward(self, x, convs=()):                                 # [B, C, 128, 128]
         if self.pre_norm is not None:
             x = self.pre_norm(x)
-        x = x + self.position(x)                                    # (H)
+        x = fast.plus(x, self.position) if self.fast else x + self.position(x)      # (H)
         if self.attention is not None:
             y = self.attention(self.norm1(x), convs)                # (A) to (G)
             x = x + self.drop(scaled(y, self.scale1))               # (H)

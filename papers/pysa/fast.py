@@ -4,7 +4,11 @@ Modules: query, key, value and reduce are called as ever, so hooks see them. A l
 not called, so neither are hooks on it; with position=True it owns a parameter, `position`.
 """
 
+import functools
+
 import torch
+
+from . import model
 
 
 def series(x, levels):
@@ -24,21 +28,49 @@ def series(x, levels):
     """
     if not levels:
         return x
-    pools, enlargements = [], []  # of the rows, then of the columns
-    for size in x.shape[-2:]:
-        pools.append([pooling_matrix(size, level.grid) for level in levels])
-        enlargements.append([level.enlarging(size) for level in levels])
-    counts = [len(p) for p in pools[0]]                             # N_s of every level
-    narrow = (torch.cat(pools[0]).to(x) @ x).split(counts, dim=-2)  # S of [B, C, N_s, W]
+    # The map keeps its layout in memory, so nothing large is copied.
+    layout = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
+    grids = tuple((level.regions, level.cells) for level in levels)
+    rows, columns = (matrices(n, grids, x.device, x.dtype) for n in x.shape[-2:])
+    (p_h, pu_h, u_h), (p_w, pu_w, u_w) = rows, columns
+    counts = [len(p) for p in p_h]                                  # N_s of every level
+    narrow = on_rows(torch.cat(p_h), x).split(counts, dim=-2)       # S of [B, C, N_s, W]
     outputs = []
     for s, level in enumerate(levels):
-        t = narrow[s] @ pools[1][s].mT.to(x)                        # [B, C, N_s, N_s]
+        t = on_columns(p_w[s], narrow[s])                           # [B, C, N_s, N_s]
         for earlier, o in enumerate(outputs):
-            rows, columns = ((pools[i][s] @ enlargements[i][earlier]).to(x) for i in (0, 1))
-            t = t + rows @ (o @ columns.mT)                         # (F)  [B, C, N_s, N_s]
-        outputs.append(level.attend(level.reduce(t)))
-    wide = [o @ u.mT.to(x) for o, u in zip(outputs, enlargements[1], strict=True)]
-    return x + torch.cat(enlargements[0], dim=1).to(x) @ torch.cat(wide, dim=-2)
+            t = t + on_rows(pu_h[s][earlier], on_columns(pu_w[s][earlier], o))      # (F)
+        o = level.attend(level.reduce(t))                           # [B, C, N_s, N_s]
+        outputs.append(o.contiguous(memory_format=layout))
+    wide = torch.cat([on_columns(u, o) for u, o in zip(u_w, outputs, strict=True)], dim=-2)
+    return x + on_rows(torch.cat(u_h, dim=1), wide)                 # [B, C, H, W]
+
+
+@functools.lru_cache(256)
+@torch.inference_mode(False)  # what is kept must serve training, too
+def matrices(size, grids, device, dtype):
+    """The matrices of a side of `size` pixels, for levels of these (R, G): all P_s, all P_s U_t
+    with t < s, all U_t."""
+    pools = [pooling_matrix(size, r * g) for r, g in grids]
+    enlargements = [model.enlarging_matrix(size, r, g) for r, g in grids]
+    between = [[(p @ u).to(device, dtype) for u in enlargements[:s]] for s, p in enumerate(pools)]
+    pools, enlargements = ([m.to(device, dtype) for m in ms] for ms in (pools, enlargements))
+    return pools, between, enlargements
+
+
+def on_rows(p, x):
+    """P X for every channel. P [N, H], x [B, C, H, W] in either layout -> [B, C, N, W] in it."""
+    if x.stride(1) != 1:
+        return p @ x
+    x = x.permute(0, 2, 3, 1)                                       # [B, H, W, C]
+    return (p @ x.flatten(2)).unflatten(2, x.shape[2:]).permute(0, 3, 1, 2)
+
+
+def on_columns(p, x):
+    """X P^T for every channel. P [N, W], x [B, C, H, W] in either layout -> [B, C, H, N] in it."""
+    if x.stride(1) != 1:
+        return x @ p.mT
+    return (p @ x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def pooling_matrix(size, cells):

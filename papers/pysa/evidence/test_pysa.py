@@ -160,6 +160,17 @@ def test_series(size, position):
         close(naive.series(x, slow.levels), fast.series(x, slow.levels))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_series_keeps_the_layout_and_serves_training_after_inference(layout):
+    head, images = series_head(True), torch.randn(2, 16, 13, 22)
+    x = images.contiguous(memory_format=layout).requires_grad_()
+    with torch.inference_mode():  # where the matrices of the next call are made
+        fast.series(x, head.levels)
+    y = fast.series(x, head.levels)
+    assert y.is_contiguous(memory_format=layout)
+    same_with_gradients(lambda: naive.series(x, head.levels), lambda: y, [x])
+
+
 def test_the_shortcut_is_taken_where_it_is_asked_for(monkeypatch):
     taken = []
     monkeypatch.setattr(fast, "series", lambda x, levels: taken.append(levels) or x)
