@@ -135,7 +135,7 @@ def window_tiles(model, image, size, protocol):
             scores /= over[y : y + crop, x : x + crop]
             for key in itertools.product(rows[y], columns[x]):
                 if key not in tiles:
-                    shape = (min(TILE, side - start) for side, start in zip(size, key))
+                    shape = (min(TILE, side - start) for side, start in zip(size, key, strict=True))
                     tiles[key] = scores.new_zeros(len(scores), *shape)
                 add_window(tiles[key], scores, rows[y][key[0]], columns[x][key[1]], size == sides)
                 missing[key] -= 1
@@ -164,7 +164,7 @@ def add_window(tile, scores, vertical, horizontal, same_size):
     scores = scores[:, top : int(y[-1]) + more, left : int(x[-1]) + more]
     if not same_size:
         y, x = ((2 * places + 1) / side - 1
-                for places, side in zip((y - top, x - left), scores.shape[-2:]))
+                for places, side in zip((y - top, x - left), scores.shape[-2:], strict=True))
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).to(scores)
         scores = F.grid_sample(scores[None], grid[None], align_corners=False)[0]
     tile[:, rows, columns] += scores
@@ -220,9 +220,8 @@ def evaluate(model, dataset, num_classes, protocol=PROTOCOLS["whole"], device="c
              description="evaluate", save=None):
     """Score a dataset. Returns (ConfusionMatrix, the first `keep` (image, label, prediction)).
 
-    With several processes each takes its share of the images and the counts are added, so every
-    image counts exactly once. The network is put into evaluation mode and left there.
-    save(index, prediction) is called for each image, if given.
+    Every image counts exactly once, however many processes share them. The network is left in
+    evaluation mode. save(index, prediction) is called for each image, if given.
     """
     model.eval()
     matrix, kept, rank = ConfusionMatrix(num_classes), [], processes.rank()
@@ -236,6 +235,5 @@ def evaluate(model, dataset, num_classes, protocol=PROTOCOLS["whole"], device="c
         if save:
             save(index, prediction)
     if processes.count() > 1:
-        counts = torch.from_numpy(matrix.counts).to(device)
-        matrix.counts = processes.agree(counts).cpu().numpy()
+        matrix.counts = processes.agree(torch.from_numpy(matrix.counts).to(device)).cpu().numpy()
     return matrix, kept

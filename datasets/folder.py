@@ -17,7 +17,12 @@ from common.errors import UserError
 
 from .colours import read_classes, reader
 from .files import (
-    IMAGE_SUFFIXES, FilePairs, MissingSplit, existing_folder, list_folder, pair_up,
+    IMAGE_SUFFIXES,
+    FilePairs,
+    MissingSplit,
+    existing_folder,
+    list_folder,
+    pair_up,
 )
 
 

@@ -323,8 +323,8 @@ def seen_classes(label, classes, palette):
 def shares(label, classes):
     """The classes that occur in a label [H, W] as text, with their shares of it, largest first."""
     numbers, counts = np.unique(label, return_counts=True)
-    found = sorted(((count / label.size, classes[n]) for n, count in zip(numbers, counts)),
-                   reverse=True)
+    shares = zip(numbers, counts / label.size, strict=True)
+    found = sorted(((share, classes[n]) for n, share in shares), reverse=True)
     return ", ".join(f"{name} {share:.0%}" for share, name in found)
 
 

@@ -71,7 +71,8 @@ def write_scores(path, classes, iou):
     """Write the IoU of every class, NaN for those that do not occur, as a CSV file."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerows([("class", "iou"), *((name, f"{x:.6g}") for name, x in zip(classes, iou))])
+    rows.writerow(("class", "iou"))
+    rows.writerows((name, f"{x:.6g}") for name, x in zip(classes, iou, strict=True))
     write_atomically(path, text.getvalue().encode())
 
 

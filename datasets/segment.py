@@ -55,7 +55,7 @@ def segment(model, config, arguments, protocol, out, device):
         if masks:
             ids = np.array(config.get("stored_ids") or range(len(config["classes"])), np.uint8)
             predictions.write(masks / f"{name}.png", ids[prediction],
-                              dict(zip(ids.tolist(), config["palette"])))
+                              dict(zip(ids.tolist(), config["palette"], strict=False)))
         if len(found) == 1:
             print(pictures.shares(prediction, config["classes"]))
             print(f"picture: {target}")

@@ -31,7 +31,7 @@ class Statistics:
     def table(self):
         """The shares of pixels and of images as lines."""
         width = max(map(len, (*self.names, "ignored")))
-        rows = [*zip(self.names, range(len(self.names))), ("ignored", IGNORE)]
+        rows = [*zip(self.names, range(len(self.names)), strict=True), ("ignored", IGNORE)]
         total = max(1, self.pixels.sum())
         return [f"{'class'.ljust(width)}  pixels  images", *(
             f"{name.ljust(width)}  {self.pixels[k] / total:6.1%}  "
@@ -45,7 +45,7 @@ class Statistics:
 
     def seen(self):
         """Names of the classes that occur."""
-        return [name for name, pixels in zip(self.names, self.pixels) if pixels]
+        return [name for name, pixels in zip(self.names, self.pixels, strict=False) if pixels]
 
     def warnings(self):
         """What is suspicious, a line each."""

@@ -62,7 +62,7 @@ def meanings(docstring, names):
     name = "|".join(map(re.escape, names))
     entry = re.compile(rf"(?:^|(?<=\. )|(?<=\.\n))((?:{name})(?:, (?:{name}))*): ", re.M)
     starts, found = [*entry.finditer(text)], {}
-    for start, following in zip(starts, [*starts[1:], None]):
+    for start, following in zip(starts, [*starts[1:], None], strict=False):
         rest = text[start.end() : following.start() if following else None]
         meaning = " ".join(rest.partition("\n\n")[0].split())
         found.update(dict.fromkeys(start[1].split(", "), meaning))

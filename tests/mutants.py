@@ -119,8 +119,9 @@ def main():
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         near, started = list(dict.fromkeys(mutant[1] for mutant in work)), time.monotonic()
         quick = pool.map(lambda tests: plant("", "", "", tests), near)
-        order = dict(zip(near, tqdm(quick, "without mutants", len(near), unit="run")))
-        for tests, (failed, _) in order.items():
+        bar = tqdm(quick, "without mutants", len(near), unit="run")
+        order = dict(zip(near, bar, strict=True))
+        for failed, _ in order.values():
             if failed:  # a red suite would catch everything
                 sys.exit(f"{failed} fails without a mutant: mend that first")
         limit = 120 + time.monotonic() - started

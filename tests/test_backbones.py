@@ -146,7 +146,7 @@ def test_a_block_is_pytorchs_encoder_layer(heads):
     layer = nn.TransformerEncoderLayer(
         16, heads, 64, dropout=0.0, activation=F.gelu, layer_norm_eps=1e-6, batch_first=True,
         norm_first=True, dtype=torch.float64).eval()
-    for name, parameter in block.named_parameters():
+    for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.3)
     layer.load_state_dict({
         "self_attn.in_proj_weight": block.attn.qkv.weight,

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from common import checkpoint
-from papers.options import build_model
 from common.errors import UserError
 from papers import options, start, weights
+from papers.options import build_model
 from papers.psanet.evidence.test_psanet import official_state
 
 QUICK = ("--steps", 2, "--batch-size", 2, "--crop-size", 32, "--device", "cpu", "--workers", 0,

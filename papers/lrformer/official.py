@@ -181,7 +181,7 @@ def read_sizes(weights):
             stages[int(match[1])] = width, blocks, ratio
     if sorted(stages) != [0, 1, 2, 3]:
         return None
-    widths, depths, ratios = zip(*(stages[i] for i in range(4)))
+    widths, depths, ratios = zip(*(stages[i] for i in range(4)), strict=True)
     return dict(embed_dims=widths, depths=depths, mlp_ratios=ratios)
 
 

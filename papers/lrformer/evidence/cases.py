@@ -20,7 +20,8 @@ def cases(side):
     blocks = [model.Block(8, 2, 3, 4, torch.nn.BatchNorm2d, 1.0, pre_norm=not fast, fast=fast)
               for fast in (False, True)]
     return {
-        "grid": [((30, 44), 16), ((44, 30), 16), ((9, 24), 16), ((24, 9), 16), ((7, 7), 5), ((2, 5), 1)],
+        "grid": [((30, 44), 16), ((44, 30), 16), ((9, 24), 16), ((24, 9), 16), ((7, 7), 5),
+                 ((2, 5), 1)],
         "pyramid": [(16,), (32,), (4,), (20,), (24,)],
         "pool": [(x, (2, 3)), (x, (5, 2))],
         "queries": [(x, attention)],

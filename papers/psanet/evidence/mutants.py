@@ -72,7 +72,8 @@ MUTANTS = {
         (
             "the sum is divided by the area of the map instead of the mask's",
             "# (D)  [B, H, W, H, W]\n    return aggregate(a, v, softmax, factor or math.prod(",
-            "# (D)  [B, H, W, H, W]\n    return aggregate(a, v, softmax, factor or math.prod(v.shape[-2:] or ",
+            "# (D)  [B, H, W, H, W]\n"
+            "    return aggregate(a, v, softmax, factor or math.prod(v.shape[-2:] or ",
         ),
         (
             "offsets outside the mask get minus infinity instead of 0",

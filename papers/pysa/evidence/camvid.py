@@ -9,8 +9,8 @@ import dataclasses
 from pathlib import Path
 
 import datasets
-from datasets import pictures
 from common.inference import PROTOCOLS, Protocol, evaluate, predict
+from datasets import pictures
 from papers.settings import load_recipe
 from studies.measure import markdown, write_csv
 from studies.trainings import ROOT, load_best, parser, train_all
@@ -49,7 +49,8 @@ def main():
         matrix, _ = evaluate(network, dataset, len(dataset.classes), protocol, arguments.device,
                              description=what)
         scores = [*matrix.iou, matrix.miou, matrix.pixel_accuracy]
-        for name, score in zip((*dataset.classes, "**mean**", "pixel accuracy"), scores):
+        for name, score in zip(
+                (*dataset.classes, "**mean**", "pixel accuracy"), scores, strict=True):
             rows.setdefault(name, {"class": name})[what] = f"{score:.4f}"
     write_csv(CSV, list(rows.values()))
     print("\n".join(table(list(rows.values()))))

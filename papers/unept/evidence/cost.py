@@ -25,7 +25,8 @@ def by_autograd(value, shapes, locations, weights):
     """The bags of fast.level_attention with the gradients of embedding_bag itself."""
     out = 0
     parts = value.split([height * width for height, width in shapes], dim=1)
-    for part, shape, points, share in zip(parts, shapes, locations.unbind(3), weights.unbind(3)):
+    levels = zip(parts, shapes, locations.unbind(3), weights.unbind(3), strict=True)
+    for part, shape, points, share in levels:
         out = out + fast.level_attention(fast.ringed_table(part, shape), points, share, shape)
     return out.view(*locations.shape[:2], -1)
 

@@ -39,7 +39,8 @@ def points_and_row(network, image, pixel):
     # [1, M, 1, S]
     matrix = model.attention_matrix(shapes, locations[None, None], weights[None, None])
     rows = matrix[0, :, 0].mean(0).split([height * width for height, width in shapes])
-    return points.numpy(), [row.view(shape).numpy() for row, shape in zip(rows, shapes)]
+    rows = zip(rows, shapes, strict=True)
+    return points.numpy(), [row.view(shape).numpy() for row, shape in rows]
 
 
 def main():
@@ -52,7 +53,7 @@ def main():
     truth = pictures.overlay(image, label, scenes.palette)
     names = [f"{row.shape[0]} x {row.shape[1]} pixels" for row in rows]
     looked = [(name, pictures.points_panel(image, {"points": points}, PIXEL))
-              for name, points in zip(names, levels)]
+              for name, points in zip(names, levels, strict=True)]
     read = [(f"{row.sum():.0%} of the weight", pictures.map_panel(image, row, PIXEL))
             for row in rows]
     page = pictures.sheet(

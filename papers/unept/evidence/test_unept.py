@@ -443,8 +443,8 @@ def test_targets_equal_their_naive_form():
     label[0, 2:5, 3:9] = 255
     label[1] = torch.where(torch.arange(22) > torch.arange(18)[:, None], 1, 0)
     label[1, 5, 6] = 7  # a class of one pixel
-    for fast, slow in zip(rims.boundary_targets(label), naive.boundary_targets(label)):
-        assert torch.equal(fast, slow)
+    for found, slow in zip(rims.boundary_targets(label), naive.boundary_targets(label)):
+        assert torch.equal(found, slow)
     mask, direction = rims.boundary_targets(torch.full((1, 20, 20), 4))
     assert not mask.any() and (direction == 255).all()  # a single class has no boundary
 
@@ -610,8 +610,7 @@ def golden():
     with torch.device("meta"):
         network = model.build(**official.build_arguments({"state_dict": state}))
     network.load_state_dict(official.convert({"state_dict": state}), assign=True)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_()
+    network.requires_grad_()
     return case, state, network.eval()
 
 
