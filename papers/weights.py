@@ -4,8 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import torch
-
 from common import checkpoint
 from common.cli import load_paper, papers
 from common.errors import UserError
@@ -114,5 +112,4 @@ def load_network(run, official=None, paper=None, preset=None, pairs=(), dataset=
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the weights do not fit {config['paper']}: {reason}") from None
     check_finite(model, official or run)
-    model.eval().to(memory_format=torch.channels_last)  # as in training
-    return model, config, recipe, folder
+    return model.eval(), config, recipe, folder

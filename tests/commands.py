@@ -55,6 +55,7 @@ SMALL = {
     "papers.psanet.evidence.cost": {"CASES": [(30, 1)], "CHANNELS": 8},
     "papers.lrformer.evidence.cost": {"SIZES": (64, 128)},
     "papers.unept.evidence.cost": {"SIDES": (4,), "POINTS": (2,)},
+    "papers.unept.evidence.boundary_bound": {"SCENES": 1, "FIT": 2, "TASKS": ("",)},
 }
 EXTRA = {
     "train.py": ["--steps", "1", "--batch-size", "2", "--device", "cpu", "--workers", "0"],
@@ -196,7 +197,8 @@ def shrink():
         # no number of images is the published one
         datasets.SAMPLES[name] = dict.fromkeys(datasets.SAMPLES[name])
     places = [*ROOT.glob("studies/[a-z]*.py"), *ROOT.glob("papers/*/evidence/cost.py")]
-    places += ROOT.glob("papers/*/evidence/camvid.py")
+    places += [*ROOT.glob("papers/*/evidence/camvid.py"),
+               *ROOT.glob("papers/*/evidence/boundary_bound.py")]
     for name in sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in places):
         module = importlib.import_module(name)
         for what in ("times", "peak_memory"):

@@ -637,7 +637,7 @@ PROGRAM = {
     ]),
     "papers/weights.py": (PROGRAMS, [
         ("one picture is segmented with dropout and batch statistics",
-         "model.eval().to(memory", "model.to(memory"),
+         "return model.eval(), config", "return model, config"),
         ("a file of another size than --preset is taken",
          'if preset not in (None, config["preset"]):\n        raise',
          "if preset is False:\n        raise"),

@@ -47,7 +47,8 @@ def enlarge(o, size):
     pass is slower than these products.
     """
     o = o.permute(0, 2, 3, 1)  # [B, a, b, C]
-    rows, columns = (enlarging_matrix(n, cells, o.device, o.dtype)
+    matrix = enlarging_matrix.__wrapped__ if torch.compiler.is_compiling() else enlarging_matrix
+    rows, columns = (matrix(n, cells, o.device, o.dtype)        # what is traced must not be kept
                      for n, cells in zip(size, o.shape[1:3], strict=True))
     bands = (rows @ o.flatten(2)).unflatten(2, o.shape[2:])         # [B, H, b, C]
     return (columns @ bands).permute(0, 3, 1, 2)                    # [B, C, H, W]
