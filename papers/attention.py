@@ -18,6 +18,7 @@ An empty list means that this network has no context to look at.
 import contextlib
 import fnmatch
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -146,3 +147,13 @@ def fit(values, scaled, size):
         )
         values = values[rows[:, None], columns]
     return values.numpy()
+
+
+def weight_near(values, mask, radius=0.15):
+    """The weight that points of `look` have near the middle of a mask, bool [H, W]: at most
+    `radius` away, a fraction of the sides. Maps and vectors have none."""
+    if not isinstance(values, dict):
+        return 0
+    row, column = np.argwhere(mask).mean(0) / mask.shape
+    x, y, weight = np.concatenate(list(values.values())).T
+    return weight[np.hypot(x - column, y - row) < radius].sum()

@@ -6,7 +6,6 @@ are missing. One network alone: python eval.py RUN --split test --attention ROW,
 
 import importlib
 
-import numpy as np
 from PIL import Image
 
 from datasets import pictures
@@ -19,19 +18,12 @@ PICTURE = ROOT / "docs" / "attention.png"
 SCENE, PIXEL = 2, (110, 119)  # of the test scenes; (row, column) inside an object
 
 
-def near(values, place):
-    """The weight that points have near a place, (x, y) in 0 .. 1; other panels have none."""
-    points = np.concatenate(list(values.values())) if isinstance(values, dict) else np.zeros((1, 3))
-    return points[np.hypot(*(points[:, :2] - place).T) < 0.15, 2].sum()
-
-
 def row_of(paper, run, scenes):
-    """The captions and panels of one paper: its prediction, and the last four things it looks at,
-    or those with most points near the badge."""
+    """Captions and panels of a paper: its prediction; the last four, or those nearest the badge."""
     explain, (image, label) = importlib.import_module(f"papers.{paper}.explain"), scenes[SCENE]
     prediction, panels = attention.look(load_best(run), explain, image, PIXEL)
-    row, column = np.argwhere(label == CLASSES.index("key")).mean(0) / len(label)
-    panels.sort(key=lambda panel: near(panel[1], (column, row)))  # keeps the order of all others
+    badge = label == CLASSES.index("key")
+    panels.sort(key=lambda panel: attention.weight_near(panel[1], badge))  # all others stay
     colours = pictures.colourise(prediction, scenes.palette)
     return [
         (f"{NAMES[paper]} predicts: {scenes.classes[prediction[PIXEL]]}",
@@ -46,10 +38,8 @@ def main():
     runs = {paper: run_of(paper, ROWS[paper][0], 0) for paper in NAMES}
     train_all(list(runs.values()))
     truth = pictures.colourise(label, scenes.palette)
-    rows = [[
-        ("the scene; the ring is the pixel", pictures.plain_panel(image, PIXEL)),
-        (f"the truth: {scenes.classes[label[PIXEL]]}", pictures.plain_panel(truth, PIXEL)),
-    ]]
+    rows = [[("the scene; the ring is the pixel", pictures.plain_panel(image, PIXEL)),
+             (f"the truth: {scenes.classes[label[PIXEL]]}", pictures.plain_panel(truth, PIXEL))]]
     rows += [row_of(paper, run, scenes) for paper, run in runs.items()]
     seen = sorted({*label.flatten().tolist()})
     page = pictures.sheet(

@@ -299,3 +299,13 @@ def test_commands_that_train_are_those_of_train_py(tmp_path, monkeypatch):
     assert not finished(tmp_path, 3)
     checkpoint.save(tmp_path / "last.pt", {**state, "step": 3})
     assert finished(tmp_path, 3) and not finished(tmp_path, 4)
+
+
+def test_weight_near_a_place():
+    """Of points only those near the middle of the mask count; maps have none."""
+    mask = np.zeros((4, 8), bool)
+    mask[1, 2] = True                                           # the middle: x = 0.25, y = 0.25
+    points = {"1/8": np.array([[0.25, 0.3, 0.5], [0.3, 0.9, 0.2]]),
+              "1/16": np.array([[0.39, 0.25, 0.125], [0.41, 0.25, 0.175]])}
+    assert attention.weight_near(points, mask) == 0.625
+    assert attention.weight_near(np.ones((4, 8)), mask) == 0
