@@ -46,10 +46,9 @@ def problems(name, root):
         print(*found.table(), sep="\n")
         splits[split] = found
     if {"train", "val"} <= splits.keys():
-        for line in statistics.compare(splits["train"], splits["val"]):
+        train, val = splits["train"], splits["val"]
+        for line in (*statistics.compare(train, val), *statistics.few(val.count)):
             print(f"warning: {line}")
-        if splits["val"].count < statistics.FEW:
-            print(f"warning: val: {splits['val'].count} images are too few for a score")
 
 
 def main():

@@ -85,8 +85,14 @@ def warnings(train_set, val_set):
             except UserError:
                 pass  # said where it is used
     yield from compare(*found)
-    if len(val_set) < FEW:
-        yield f"val: {len(val_set)} images are too few for a score that means something"
+    yield from few(len(val_set))
+
+
+def few(count):
+    """What is suspicious about the number of images for validation, a line or none."""
+    if count < FEW:
+        images = "1 image is" if count == 1 else f"{count} images are"
+        yield f"val: {images} too few for a score that means something"
 
 
 def balanced(dataset):

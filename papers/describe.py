@@ -157,8 +157,6 @@ def open_training(config, recipe, train_set, val_set, out, device, forward):
         lines[0] += f"; about {max(1, round(minutes))} min"
     lines.append(f"saved in {out}, and scored, every {recipe.eval_every} steps; Ctrl-C stops after "
                  "a step, the same command with --resume goes on")
-    if len(val_set) < 5:
-        lines.append(f"only {len(val_set)} of the images for validation: their score means little")
     busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > os.cpu_count()
     if busy and torch.get_num_threads() > 1:
         lines.append(f"the {os.cpu_count()} processors are busy: OMP_NUM_THREADS=1 before the "

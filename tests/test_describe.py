@@ -114,9 +114,8 @@ def test_before_the_first_step(capsys):
     text = opening(capsys, 8)
     assert "pysa tiny on folder: 100 steps of 8 images, 11 for training, 8 for validation" in text
     assert "about 31 min" in text and "saved in here" in text and "--resume" in text
-    assert "every 30 steps" in text and "means little" not in text
+    assert "every 30 steps" in text
     assert "about 30 min" in opening(capsys, 8, test_scale=0.1)
-    assert "only 4 of the images for validation" in opening(capsys, 4)
     assert "min" not in opening(capsys, 5, device="cuda").partition("\n")[0]
     assert "min" not in opening(capsys, 5, forward=None).partition("\n")[0]
 
