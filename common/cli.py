@@ -40,7 +40,7 @@ def pick_device(name):
     here = ["cpu"] + ["cuda"] * has_cuda + ["mps"] * has_mps
     if name is None:
         return here[-1]
-    if name.partition(":")[0] not in here or (name.startswith("cuda:") and not name[5:].isdigit()):
+    if name.partition(":")[0] not in here or (":" in name and not name.partition(":")[2].isdigit()):
         raise UserError(f"--device {name}: not available here; valid: {', '.join(here)}")
     if name.startswith("cuda:") and int(name[5:]) >= (count := torch.cuda.device_count()):
         raise UserError(f"--device {name}: there are {count} CUDA devices, numbered from 0")

@@ -64,8 +64,10 @@ def check(arguments, config, recipe, device, world):
     if config.get("loss") == "dice" and config["class_weights"]:
         raise UserError("--class-weights has no effect with --loss dice, where every class counts "
                         "alike")
-    if config["seed"] < 0:
-        raise UserError(f"--seed {config['seed']}: wanted 0 or more")
+    if not 0 <= config["seed"] < 2**63:
+        raise UserError(f"--seed {config['seed']}: wanted 0 or more, below 2**63")
+    if recipe.lr > 1e36:
+        raise UserError(f"--lr {recipe.lr:g}: wanted at most 1e36, which float32 still holds")
     if recipe.crop_size < 32:
         raise UserError(f"--crop-size {recipe.crop_size}: wanted at least 32")
     if recipe.batch_size % parts:
@@ -74,5 +76,5 @@ def check(arguments, config, recipe, device, world):
     if config["precision"] == "float16" and not device.startswith("cuda"):
         raise UserError(f"--precision float16: on CUDA only, not on {device}; bfloat16 is the half "
                         "precision there")
-    if arguments.workers is not None and arguments.workers < 0:
-        raise UserError(f"--workers {arguments.workers}: wanted 0 or more")
+    if not 0 <= (arguments.workers or 0) <= 256:
+        raise UserError(f"--workers {arguments.workers}: wanted 0 to 256 processes")
