@@ -46,8 +46,8 @@ def main():
         "Where does a network look to name the shape under the ring? The outline is right there; "
         "only the badge in the corner tells the colour of the class. Maps: dark blue = little, "
         "yellow = the most in that map (number at the right), grey = nothing. Circles: the points "
-        "that are read, area = weight, colour = on which map; the four heads that look most at the "
-        "badge.",
+        "that are read, area = weight, colour = on which map; of UN-EPT the four panels with most "
+        "weight at the badge.",
         rows, [scenes.classes[i] for i in seen], [scenes.palette[i] for i in seen],
     )
     pictures.save_png(PICTURE, page.quantize(256, Image.Quantize.FASTOCTREE))
