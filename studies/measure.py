@@ -7,6 +7,7 @@ high-water mark.
 
 import csv
 import multiprocessing
+import os
 import re
 import statistics
 import time
@@ -73,7 +74,6 @@ def _high_water():
     if status.exists():  # Linux: the mark can be lowered (see _peak), which getrusage ignores
         return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) * 1024
     import resource  # not on Windows
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes
 
 
@@ -90,6 +90,7 @@ def _peak(make, arguments):
 def peak_memory(make, *arguments):
     """Extra peak memory in MiB of calling the function that `make(*arguments)` returns, in a fresh
     process. make: at the top level of a module; what it allocates itself is not counted."""
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # else blocks freed earlier are used by chance
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak, make, arguments).result() / 2**20
 
