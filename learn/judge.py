@@ -29,7 +29,7 @@ SEEDS = (0, 1)
 SMALL, LARGE = 3, 7  # rows of the maps: to compare, to measure
 MODELS = ("model", "fast", "boundary", "readings")
 KNOWN = "a known mistake: "
-PATIENCE = 20  # seconds to look for what explains a result
+PATIENCE = 60  # seconds to look for what explains a result
 
 
 @dataclasses.dataclass
@@ -182,24 +182,20 @@ def first_difference(found, wanted):
 
 
 def hint(paper, exercise, function):
-    """What explains all wrong results of a function, else where the first is wrong, else ""."""
-    wrong = []
+    """What explains the results of a function, else where the first is wrong, else ""."""
+    tried, right = [], getattr(part(paper, "naive"), exercise.name)
     for arguments in calls(paper, exercise):
         with contextlib.suppress(Exception):  # a later call may raise
-            found = call(function, arguments)
-            wanted = call(getattr(part(paper, "naive"), exercise.name), arguments)
-            if not same(found, wanted):
-                wrong.append((arguments, found, wanted))
-    smells = [smell_of_results(found, wanted) for _, found, wanted in wrong]
-    kinds = {smell.partition(":")[0] for smell in smells}
-    smell = smells[0] if len(kinds) == 1 else ""
-    smell = smell or smell_of_function(paper, exercise, wrong) or max(
-        (smell for smell in smells if smell.startswith("overflow")), default="")
+            tried.append((arguments, call(function, arguments), call(right, arguments)))
+    tried.sort(key=lambda case: same(*case[1:]))  # the wrong ones first
+    smells = [smell_of_results(*case) for _, *case in tried if not same(*case)]
+    smell = smells[0] if len({text.partition(":")[0] for text in smells}) == 1 else ""
+    smell = smell or smell_of_function(paper, exercise, tried) or max(
+        (text for text in smells if text.startswith("overflow")), default="")
     if smell:
         return f"smells: {smell}"
-    places = [place for a, b in zip(*wrong[0][1:], strict=False) for place in [where_wrong(a, b)]
-              if place]
-    return f"look at: {places[0]}" if places else ""
+    places = (where_wrong(a, b) for a, b in zip(*tried[0][1:], strict=False))
+    return "".join(f"look at: {place}" for place in list(filter(None, places))[:1])
 
 
 def smell_of_results(found, wanted):
@@ -293,30 +289,40 @@ def where_wrong(a, b):
     return ""
 
 
-def smell_of_function(paper, exercise, wrong):
-    """What done to the right function or to its arguments explains all wrong results, or "".
+def smell_of_function(paper, exercise, tried):
+    """What done to the right function or to its arguments explains the results, or "".
 
-    wrong: [(arguments, found, wanted), ...]. Where several known mistakes do, all are named.
+    tried: [(arguments, found, wanted), ...], the wrong ones first. Where several known mistakes
+    explain them, all are named.
     """
-    def fits(make, found):
-        try:
-            return all(map(agree, make(), found)) and len(make()) == len(found)
-        except Exception:  # a change may well be nonsense
-            return False
-
     known, end = [], time.perf_counter() + PATIENCE
-    for kind, what, make in hypotheses(paper, exercise, *wrong[0]):
-        if known and not what.startswith(KNOWN) or time.perf_counter() > end:
+    for kind, what, make in hypotheses(paper, exercise, *tried[0]):
+        famous = what.startswith(KNOWN)
+        if known and not famous or time.perf_counter() > end:
             break
-        if fits(make, wrong[0][1]) and all(
-                any(other == kind and fits(again, case[1])
-                    for other, _, again in hypotheses(paper, exercise, *case))
-                for case in wrong[1:]):
-            known.append(what)
-            if not what.startswith(KNOWN):
-                break
-    return KNOWN * bool(known and known[0].startswith(KNOWN)) + ", or: ".join(
-        dict.fromkeys(what.removeprefix(KNOWN) for what in known))
+        if fits(make, tried[0][1]) and all(
+                explains(paper, exercise, kind, case, famous) for case in tried[1:]):
+            if not famous:
+                return what
+            known.append(what.removeprefix(KNOWN))
+    return (KNOWN + ", or: ".join(dict.fromkeys(known))) if known else ""
+
+
+def explains(paper, exercise, kind, case, famous):
+    """Whether a hypothesis of a kind explains one more case. A right result needs none, but the
+    hypothesis must not change it; known mistakes may, where they are not finite."""
+    _, found, wanted = case
+    made = [make for other, _, make in hypotheses(paper, exercise, *case) if other == kind]
+    return any(fits(make, found) for make in made) or same(found, wanted) and (famous or not made)
+
+
+def fits(make, found):
+    """Whether make() gives these results."""
+    try:
+        made = make()
+    except Exception:  # a change may well be nonsense
+        return False
+    return len(made) == len(found) and all(map(agree, made, found))
 
 
 def agree(a, b):
@@ -447,8 +453,10 @@ def variants(value):
     if isinstance(value, bool):
         yield "with {} the other way round", not value
     elif isinstance(value, int):
-        for other in {1, value - 1, value + 1} - {0, value}:
-            yield f"with {other} for {{}}", other
+        if value > 1:
+            yield "with 1 for {}", 1
+            yield "with {} one too small", value - 1
+        yield "with {} one too large", value + 1
     if isinstance(value, tuple):
         yield "with the two sides of {} exchanged", value[::-1]
     if isinstance(value, list | torch.nn.ModuleList):
@@ -516,8 +524,9 @@ def broken(paper, exercise):
         space = dict(vars(part(paper, "naive")))
         module = ast.fix_missing_locations(ast.Module([tree], []))
         exec(compile(module, "slip", "exec"), space)  # a text of the project's own
-        mark = re.search(r"# (\(\w\).*)", lines[node.lineno - exercise.node.lineno])
-        yield what + (f" in {mark[1]}" if mark else ""), space[exercise.name]
+        rest = "\n".join(lines[node.lineno - exercise.node.lineno :])
+        mark = re.search(r"# (\(\w\))", rest)  # of the line, or the next one
+        yield what + (f", in or before {mark[1]}" if mark else ""), space[exercise.name]
 
 
 SWAPS = {ast.Add: (ast.Sub, "a minus for a plus"), ast.Sub: (ast.Add, "a plus for a minus"),
