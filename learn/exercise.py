@@ -30,7 +30,8 @@ def page(paper):
              "what is", "imported, and the functions of this file: while the judge tries one, the "
              "others are right.", '"""', "", *imports]
     if names:
-        lines += ["", f"from papers.{paper}.naive import (", *wrap(", ".join(names), "    "), ")", ""]
+        lines += ["", f"from papers.{paper}.naive import (", *wrap(", ".join(names), "    "), ")",
+                  ""]
         lines += [line for name in names for line in wrap(about(paper, name), "# ", "#     ")]
     todo = exercises(paper)
     lines += ["", RULE, "# With loops, as slowly as you like: be right.", ""]

@@ -54,8 +54,8 @@ FAST = {
 }
 
 
-# Numbers to follow by hand, for the page of exercises. Map, cells, queries, keys, values and answers
-# are the lesson's.
+# Numbers to follow by hand, for the page of exercises. The map, its cells, queries, keys, values
+# and answers are the lesson's.
 X = torch.tensor([[[[1.0, -1, 0, 2], [-1, 1, 2, 0], [3, -1, 1, 1], [-1, -1, 1, 1]]]])
 CELLS = torch.tensor([[[[0.0, 1]], [[1, 0]]]])
 QUERY = math.log(3) / math.sqrt(2)

@@ -22,7 +22,8 @@ def cases(side):
     return {
         "overcomplete": [(q, table)],
         "collect": [(q, offsets, v, full), (q, table, v, MASK), (q, table, v, MASK, False, None)],
-        "distribute": [(q, offsets, v, full), (q, table, v, MASK), (q, table, v, MASK, False, None)],
+        "distribute": [(q, offsets, v, full), (q, table, v, MASK),
+                       (q, table, v, MASK, False, None)],
         "aggregate": [(logits, v, True, 1.0), (logits, v, False, 12)],
         "compact": [(q, positions, v, "collect"), (q, positions, v, "distribute", True, None)],
         "psa": [(torch.randn(2, 4, 2 * side - 1, 2 * side + 1), psa) for psa in modules],
