@@ -4,7 +4,8 @@ The judge calls the student's function and that of naive.py with the same argume
 papers/NAME/evidence/cases.py, in double precision. Where results differ it tries what people do by
 mistake, first on the student's result (axes exchanged, shifted by one, a factor, ...), then on the
 right function (arguments exchanged, no square root, softmax over another axis), then the known
-mistakes of papers/NAME/evidence/mutants.py, and says what fits.
+mistakes of cases.py and papers/NAME/evidence/mutants.py, then single slips (a sign, a term, an
+index). It says what explains every wrong result; where nothing does, where the first is wrong.
 """
 
 import ast
@@ -15,6 +16,7 @@ import functools
 import inspect
 import itertools
 import math
+import re
 import time
 from unittest import mock
 
@@ -26,6 +28,8 @@ from .lesson import ROOT, exercises, part
 SEEDS = (0, 1)
 SMALL, LARGE = 3, 7  # rows of the maps: to compare, to measure
 MODELS = ("model", "fast", "boundary", "readings")
+KNOWN = "a known mistake: "
+PATIENCE = 60  # seconds to look for what explains a result
 
 
 @dataclasses.dataclass
@@ -100,19 +104,41 @@ def judge(paper, exercise, function):
     """The Verdict on a function that is to do what naive.py's of the same name does."""
     right = getattr(part(paper, "naive"), exercise.name)
     with double():
-        for seed, side in itertools.product(SEEDS, (SMALL, SMALL + 1)):
-            for arguments in cases(paper, side, seed)[exercise.name]:
-                wanted = call(right, arguments)
-                try:
-                    found = call(function, arguments)
-                except NotImplementedError:
-                    return Verdict("empty")
-                except Exception as error:  # whatever a student's code may raise
-                    return Verdict("raised", f"{where(error)}{type(error).__name__}: {error}")
-                if not same(found, wanted):
-                    smell = hint(paper, exercise, arguments, found, wanted)
-                    return Verdict("wrong", "\n".join([first_difference(found, wanted), smell]))
+        for arguments in calls(paper, exercise):
+            wanted = call(right, arguments)
+            try:
+                found = call(function, arguments)
+            except NotImplementedError:
+                return Verdict("empty")
+            except Exception as error:  # whatever a student's code may raise
+                return Verdict("raised", f"{where(error)}{type(error).__name__}: {error}\n"
+                                         f"{given(right, arguments)}")
+            if not same(found, wanted):
+                return Verdict("wrong", "\n".join([
+                    first_difference(found, wanted), hint(paper, exercise, function),
+                    given(right, arguments)]))
     return Verdict("passed")
+
+
+def calls(paper, exercise):
+    """All arguments with which an exercise is judged. In `double` only."""
+    for seed, side in itertools.product(SEEDS, (SMALL, SMALL + 1)):
+        yield from cases(paper, side, seed)[exercise.name]
+
+
+def given(function, arguments):
+    """What a function was called with, in a line: tensors by their shapes, modules by their
+    types."""
+    def text(value):
+        if isinstance(value, torch.Tensor) and value.ndim:
+            return str(list(value.shape))
+        if isinstance(value, list | tuple) and any(isinstance(v, torch.Tensor) for v in value):
+            return f"({', '.join(map(text, value))})"
+        return type(value).__name__ if isinstance(value, torch.nn.Module) else repr(value)
+
+    names = inspect.signature(function).parameters
+    return "called with " + ", ".join(
+        f"{name} {text(value)}" for name, value in zip(names, arguments, strict=False))
 
 
 def where(error):
@@ -155,18 +181,27 @@ def first_difference(found, wanted):
 # ------------------------------------------------------------------------------------------ hints
 
 
-def hint(paper, exercise, arguments, found, wanted):
-    """What would explain the result, or ""."""
-    pairs = list(zip(found, wanted, strict=False))
-    for a, b in (pair for pair in pairs if not close(*pair)):
-        smell = smell_of_result(a, b)
-        if smell:
-            return f"smells: {smell}"
-    smell = smell_of_function(paper, exercise, arguments, found)
+def hint(paper, exercise, function):
+    """What explains the results of a function, else where the first is wrong, else ""."""
+    tried, right = [], getattr(part(paper, "naive"), exercise.name)
+    for arguments in calls(paper, exercise):
+        with contextlib.suppress(Exception):  # a later call may raise
+            tried.append((arguments, call(function, arguments), call(right, arguments)))
+    tried.sort(key=lambda case: same(*case[1:]))  # the wrong ones first
+    smells = [smell_of_results(*case) for _, *case in tried if not same(*case)]
+    smell = smells[0] if len({text.partition(":")[0] for text in smells}) == 1 else ""
+    smell = smell or smell_of_function(paper, exercise, tried) or max(
+        (text for text in smells if text.startswith("overflow")), default="")
     if smell:
         return f"smells: {smell}"
-    places = [place for a, b in pairs for place in [where_wrong(a, b)] if place]
-    return f"look at: {places[0]}" if places else ""
+    places = (where_wrong(a, b) for a, b in zip(*tried[0][1:], strict=False))
+    return "".join(f"look at: {place}" for place in list(filter(None, places))[:1])
+
+
+def smell_of_results(found, wanted):
+    """The first smell of the results that differ, or ""."""
+    pairs = (pair for pair in zip(found, wanted, strict=False) if not close(*pair))
+    return next(filter(None, itertools.starmap(smell_of_result, pairs)), "")
 
 
 def smell_of_result(a, b):
@@ -201,9 +236,9 @@ def shifted(a, b, axis):
 def smell_of_size(a, b):
     """Factors, sums and activations."""
     scale = (a * b).sum() / (b * b).sum()
-    if b.any() and scale != 0 and close(a, scale * b):
+    if b.count_nonzero() > 1 and scale != 0 and close(a, scale * b):
         return f"a factor: yours is {named(scale.item())} times what it should be"
-    if a.numel() > 2 and close(a - b, (a - b).flatten()[0].expand_as(a)):
+    if b.unique().numel() > 1 and close(a - b, (a - b).flatten()[0].expand_as(a)):
         return f"a constant: yours is {(a - b).flatten()[0].item():.4g} too large"
     for axis in range(a.ndim):
         for other, what in ((b.softmax(axis), "a softmax too many, over"),
@@ -211,18 +246,20 @@ def smell_of_size(a, b):
             if close(other, a if what.startswith("a ") else b):
                 return f"{what} axis {axis}"
         sums = a.sum(axis), b.sum(axis)
-        if not close(*sums) and (a >= 0).all() and close(sums[1], torch.ones_like(sums[1])):
+        if b.shape[axis] > 1 and not close(*sums) and (a >= 0).all() and close(
+                sums[1], torch.ones_like(sums[1])):
             ones = [i for i in range(a.ndim) if close(a.sum(i), torch.ones_like(a.sum(i)))]
             more = f", yours along axis {ones[0]}: softmax over the wrong axis" if ones else ""
             return f"along axis {axis} the weights should sum to 1{more}"
     for axis in range(a.ndim):
         ratio = a / b
         along = ratio.narrow(axis, 0, 1).expand_as(ratio)
-        if a.shape[axis] > 1 and torch.allclose(ratio, along, rtol=1e-6):
+        varies = not close(b, b.narrow(axis, 0, 1).expand_as(b))
+        if varies and torch.allclose(ratio, along, rtol=1e-6):
             return (f"along axis {axis} yours is a multiple of what it should be, another one at "
-                    "each place: a normalisation is missing, or over the wrong axis")
+                    "each place: a factor or a normalisation is missing, or over the wrong axis")
     for what, activated in (("ReLU", torch.relu), ("sigmoid", torch.sigmoid)):
-        if close(activated(a), b):
+        if b.any() and close(activated(a), b):
             return f"the {what} is missing"
     return ""
 
@@ -252,42 +289,90 @@ def where_wrong(a, b):
     return ""
 
 
-def smell_of_function(paper, exercise, arguments, found):
-    """Which change of the right function or of its arguments gives the student's result."""
+def smell_of_function(paper, exercise, tried):
+    """What done to the right function or to its arguments explains the results, or "".
+
+    tried: [(arguments, found, wanted), ...], the wrong ones first. Where several known mistakes
+    explain them, all are named.
+    """
+    known, end = [], time.perf_counter() + PATIENCE
+    for kind, what, make in hypotheses(paper, exercise, *tried[0]):
+        famous = what.startswith(KNOWN)
+        if known and not famous or time.perf_counter() > end:
+            break
+        if fits(make, tried[0][1]) and all(
+                explains(paper, exercise, kind, case, famous) for case in tried[1:]):
+            if not famous:
+                return what
+            known.append(what.removeprefix(KNOWN))
+    return (KNOWN + ", or: ".join(dict.fromkeys(known))) if known else ""
+
+
+def explains(paper, exercise, kind, case, famous):
+    """Whether a hypothesis of a kind explains one more case. A right result needs none, but the
+    hypothesis must not change it; known mistakes may, where they are not finite."""
+    _, found, wanted = case
+    made = [make for other, _, make in hypotheses(paper, exercise, *case) if other == kind]
+    return any(fits(make, found) for make in made) or same(found, wanted) and (famous or not made)
+
+
+def fits(make, found):
+    """Whether make() gives these results."""
+    try:
+        made = make()
+    except Exception:  # a change may well be nonsense
+        return False
+    return len(made) == len(found) and all(map(agree, made, found))
+
+
+def agree(a, b):
+    """Whether two tensors are close, or neither is finite."""
+    return close(a, b) or a.shape == b.shape and not (a.isfinite().all() or b.isfinite().all())
+
+
+def hypotheses(paper, exercise, arguments, found, wanted):
+    """Yields (kind, what, make) of what people do by mistake: make() would be the results.
+
+    The kind tells whether the same was done in another call, where numbers differ.
+    """
     naive = part(paper, "naive")
     right, other = getattr(naive, exercise.name), fast_form(paper, exercise.name)
     bound = inspect.signature(right).bind(*arguments)
     bound.apply_defaults()
     names, full = list(bound.arguments), list(bound.args)
 
-    def gives(function, changed):
-        try:
-            return same(call(function, changed), found)
-        except Exception:  # a change may well be nonsense
-            return False
+    def run(function, changed=arguments, context=contextlib.nullcontext):
+        def make():
+            with context():
+                return call(function, changed)
+        return make
 
     for what, changed in changes(names, full):
-        if gives(right, changed):
-            return f"this is what one gets {what}"
-    for size in sizes(arguments):
-        with mock.patch.object(naive, "math", OtherRoot(size), create=True):
-            if gives(right, arguments):
-                return (f"the root of {size}: of the length of another axis" if size > 1 else
-                        "this is what one gets without the square root: a scale is missing")
+        yield what, f"this is what one gets {what}", run(right, changed)
+    for name, value in zip(names, full, strict=True):
+        if isinstance(value, torch.Tensor) and value.shape == wanted[0].shape:
+            yield name, f"{name} is not added: a residual is missing", lambda v=value: [
+                wanted[0] - v]
+    for what, name, made in getattr(part(paper, "evidence.cases"), "MISTAKES", ()):
+        yield what, KNOWN + what, run(
+            lambda *a: getattr(naive, exercise.name)(*a),
+            context=functools.partial(mock.patch.object, naive, name, made))
+    for kind, what, root in roots(arguments):
+        yield kind, what, run(right, context=functools.partial(
+            mock.patch.object, naive, "math", OtherRoot(root), create=True))
     for axis in range(5) if other else ():
-        with softmax_over(-axis):
-            if gives(other, arguments):
-                return "softmax over the wrong axis" if axis else "the softmax is missing"
+        what = "softmax over the wrong axis" if axis else "the softmax is missing"
+        yield (what, axis), what, run(other, context=functools.partial(softmax_over, -axis))
     for what, changed in each(names, full, functools.partial(scaled, lengths=sizes(full))):
-        if gives(right, changed):
-            return f"this is what one gets {what}"
+        kind = re.sub(r"sqrt.*", "a root", what)
+        yield kind, f"this is what one gets {what}", run(right, changed)
     for name in same_signature(paper, exercise):
-        if gives(getattr(naive, name), arguments):
-            return f"this is what {name} does"
+        yield name, f"this is what {name} does", run(getattr(naive, name))
     for what, mutant in mutants_of(paper, exercise.name):
-        if gives(mutant, arguments):
-            return f"a known mistake: {what}"
-    return smell_of_interpolation(arguments, found)
+        yield what, KNOWN + what, run(mutant)
+    yield from interpolations(arguments, found)
+    for number, (what, function) in enumerate(broken(paper, exercise)):
+        yield number, f"this is what one gets with {what}", run(function)
 
 
 def same_signature(paper, exercise):
@@ -297,30 +382,37 @@ def same_signature(paper, exercise):
             if e.name != exercise.name and ast.unparse(e.node.args) == wanted]
 
 
-def smell_of_interpolation(arguments, found):
-    """Whether the result is an argument that PyTorch enlarged or shrank as a whole."""
+def interpolations(arguments, found):
+    """Hypotheses: the result is an argument that PyTorch enlarged or shrank as a whole."""
     for value in (v for v in arguments if isinstance(v, torch.Tensor) and v.ndim == 4):
         for mode, corners in (("bilinear", False), ("bilinear", True), ("nearest", None)):
-            other = F.interpolate(value, found[0].shape[-2:], mode=mode, align_corners=corners)
-            if close(found[0], other):
-                return f"F.interpolate of the whole, {mode}, align_corners={corners}"
-    return ""
+            what = f"F.interpolate of the whole, {mode}, align_corners={corners}"
+            yield what, what, lambda v=value, mode=mode, corners=corners: [
+                F.interpolate(v, found[0].shape[-2:], mode=mode, align_corners=corners)]
+
+
+def roots(arguments):
+    """(kind, what, another square root): what may be wrong with the scale of scores."""
+    yield 1, "this is what one gets without the square root: a scale is missing", lambda x: 1
+    yield 0, "this is what one gets dividing by the length itself, not by its root", lambda x: x
+    for size in sizes(arguments):
+        yield 2, f"the root of {size}: of the length of another axis", lambda x, n=size: n ** 0.5
 
 
 def sizes(arguments):
-    """1, and the lengths of all axes of the arguments, the short ones first."""
+    """The lengths of all axes of the arguments but 1, the short ones first."""
     tensors = (leaf for leaf in tree(arguments) if isinstance(leaf, torch.Tensor))
-    return sorted({1, *(side for tensor in tensors for side in tensor.shape)})
+    return sorted({side for tensor in tensors for side in tensor.shape} - {1})
 
 
 class OtherRoot:
-    """The module math, where the square root of everything is that of `size`."""
+    """The module math with another square root."""
 
-    def __init__(self, size):
-        self.size = size
+    def __init__(self, root):
+        self.root = root
 
     def __getattr__(self, name):
-        return (lambda x: self.size ** 0.5) if name == "sqrt" else getattr(math, name)
+        return self.root if name == "sqrt" else getattr(math, name)
 
 
 @contextlib.contextmanager
@@ -361,8 +453,10 @@ def variants(value):
     if isinstance(value, bool):
         yield "with {} the other way round", not value
     elif isinstance(value, int):
-        for other in {1, value - 1, value + 1} - {0, value}:
-            yield f"with {other} for {{}}", other
+        if value > 1:
+            yield "with 1 for {}", 1
+            yield "with {} one too small", value - 1
+        yield "with {} one too large", value + 1
     if isinstance(value, tuple):
         yield "with the two sides of {} exchanged", value[::-1]
     if isinstance(value, list | torch.nn.ModuleList):
@@ -389,7 +483,7 @@ def scaled(value, lengths):
     if not tensors or not all(isinstance(t, torch.Tensor) and t.is_floating_point()
                               for t in tensors):
         return
-    roots = [(f"with {{}} {word} sqrt({n})", n ** power) for n in lengths if n > 1
+    roots = [(f"with {{}} {word} sqrt({n})", n ** power) for n in lengths
              for word, power in (("divided by", -0.5), ("times", 0.5))]
     for what, factor in (("without {}", 0), ("with {} counted twice", 2), *roots):
         other = [t * factor for t in tensors]
@@ -421,6 +515,59 @@ def planted(paper, module, text, name):
         with mock.patch.multiple(real, **ours):
             return fast_form(paper, name)(*arguments)
     return function
+
+
+def broken(paper, exercise):
+    """(what, function): the right function with one slip, and the equation of the line."""
+    tree, lines = copy.deepcopy(exercise.node), exercise.source.splitlines()
+    for node, what in slips(tree):
+        space = dict(vars(part(paper, "naive")))
+        module = ast.fix_missing_locations(ast.Module([tree], []))
+        exec(compile(module, "slip", "exec"), space)  # a text of the project's own
+        rest = "\n".join(lines[node.lineno - exercise.node.lineno :])
+        mark = re.search(r"# (\(\w\))", rest)  # of the line, or the next one
+        yield what + (f", in or before {mark[1]}" if mark else ""), space[exercise.name]
+
+
+SWAPS = {ast.Add: (ast.Sub, "a minus for a plus"), ast.Sub: (ast.Add, "a plus for a minus"),
+         ast.Mult: (ast.Div, "a division for a product"),
+         ast.Div: (ast.Mult, "a product for a division"),
+         ast.FloorDiv: (ast.Mult, "a product for a division"),
+         ast.Lt: (ast.LtE, "<= for <"), ast.LtE: (ast.Lt, "< for <="),
+         ast.Gt: (ast.GtE, ">= for >"), ast.GtE: (ast.Gt, "> for >="),
+         ast.Eq: (ast.NotEq, "!= for ==")}
+
+
+def slips(tree):
+    """Yields (node, what) for every node of a function that is changed, while it is: signs, terms,
+    comparisons, numbers, the order of indices."""
+    for node in [n for statement in tree.body[1:] for n in ast.walk(statement)]:
+        for what, field, value in slips_of(node):
+            before = getattr(node, field)
+            setattr(node, field, value)
+            yield node, what
+            setattr(node, field, before)
+
+
+def slips_of(node):
+    """[(what, field, its other value)] of one node."""
+    if isinstance(node, ast.BinOp) and type(node.op) in SWAPS:
+        other, what = SWAPS[type(node.op)]
+        yield what, "op", other()
+        neutral = ast.Constant(int(not isinstance(node.op, ast.Add | ast.Sub)))
+        missing = "a factor left out" if neutral.value else "a term left out"
+        yield missing, "right", neutral
+        if isinstance(node.op, ast.Add | ast.Mult):
+            yield missing, "left", neutral
+    elif isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+        other, what = SWAPS[type(node.ops[0])]
+        yield what, "ops", [other()]
+    elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        yield "a number one too large", "value", node.value + 1
+    elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple):
+        for i, (a, b) in enumerate(itertools.pairwise(node.slice.elts)):
+            order = [*node.slice.elts[:i], b, a, *node.slice.elts[i + 2:]]
+            yield "two indices exchanged", "slice", ast.Tuple(order, ast.Load())
 
 
 # ------------------------------------------------------------------------------------------ speed

@@ -591,6 +591,15 @@ PROGRAM = {
          "recipe.lr * learn"),
         ("the estimated time leaves the backward pass out", "3 * recipe.steps", "recipe.steps"),
     ]),
+    "learn/judge.py": (tests_of(
+        "tests/test_exercises.py", "a_hint_explains_every_wrong_result",
+        "a_constant_result_is_no_sign_of_a_factor"), [
+        ("a student hears what explains one wrong result and not the others",
+         "explains(paper, exercise, kind, case, famous) for case in tried[1:])",
+         "True for case in tried[1:])"),
+        ("a single wrong number is called a factor", "b.count_nonzero() > 1 and scale",
+         "b.any() and scale"),
+    ]),
     "eval.py": (PROGRAMS, [
         ("every protocol is the whole image",
          "evaluate(model, dataset, count, protocol, device,",

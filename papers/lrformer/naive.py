@@ -188,7 +188,8 @@ def feed_forward(x, ffn):
 def block(x, module, convs=()):
     """(H) without stochastic depth.
 
-    x: [B, C, H, W], module: a `model.Block` -> [B, C, H, W].
+    x: [B, C, H, W], module: a `model.Block` -> [B, C, H, W]. Where it has a `pre_norm`, that comes
+    first, on the stream itself. gamma_1 and gamma_2 are `scale1` and `scale2`.
     """
     if module.pre_norm is not None:
         x = module.pre_norm(x)

@@ -60,9 +60,11 @@ def collect(q, table, v, mask_size, softmax=True, factor=1.0):
     """Every pixel decides how much it takes from each other pixel.
 
     q: [B, C, H, W], the features that predict. table: [mask_h * mask_w, C], one row per offset.
-    v: [B, D, H, W], the features that are passed on. mask_size: (mask_h, mask_w), any size.
-    softmax: normalise each receiver's weights over the sources. factor: N of (G), None for mask_h *
-    mask_w. Returns [B, D, H, W].
+    v: [B, D, H, W], the features that are passed on. mask_size: (mask_h, mask_w), any size: the
+    offset (0, 0) is the entry ((mask_h - 1) // 2, (mask_w - 1) // 2), H - 1 and W - 1 for all
+    offsets of the map; an offset that the mask lacks has the logit 0. softmax: normalise each
+    receiver's weights over the sources. factor: f of (G), None for mask_h * mask_w. Returns
+    [B, D, H, W].
     """
     height, width = v.shape[-2:]
     divisor = mask_size[0] * mask_size[1] if factor is None else factor
@@ -100,8 +102,8 @@ def compact(q, table, v, direction, softmax=True, factor=1.0):
     """The variant without offsets: row p of the table belongs to the absolute position p,
     row-major.
 
-    q: [B, C, H, W], table: [H * W, C], v: [B, D, H, W], direction: "collect" or "distribute"
-    -> [B, D, H, W].
+    q: [B, C, H, W], table: [H * W, C], v: [B, D, H, W], direction: "collect" or "distribute",
+    softmax: as in `collect`, factor: f of (G), None for H * W -> [B, D, H, W].
     """
     height, width = v.shape[-2:]
     divisor = height * width if factor is None else factor

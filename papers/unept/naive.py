@@ -82,7 +82,7 @@ def sampling_locations(reference, offsets, shapes):
 def bilinear(level, x, y):
     """(G): the value of a map between its pixels; outside there are zeros, corner by corner.
 
-    level: [H, W, D]; x, y: scalars in pixels, 0 = centre of the first one -> [D]."""
+    level: [H, W, D]; x, y: tensors of one number, in pixels, 0 = centre of the first one -> [D]."""
     height, width, _ = level.shape
     left, top = math.floor(x.detach()), math.floor(y.detach())
     value = 0 * level[0, 0]
@@ -179,8 +179,11 @@ def boundary_targets(label, reach=9):
     """(L): which pixels lie near a boundary, and in which of eight directions their interior lies.
 
     label: int [B, H, W], 255 = void. Returns mask [B, H, W] (1 = boundary, 0 = not, 255 = void) and
-        direction [B, H, W] (0 .. 7, or 255 where void or so deep inside that distances up to
-        `reach` do not decide it)."""
+        direction [B, H, W] (0 .. 7, or 255 where void or where floor(T) > reach - 4: the 5x5 filter
+        sees up to 2 sqrt 2 further, and distances beyond `reach` are not known). Void counts as
+        another class. T is 0 in void and in tiny classes, and there the angle is 0, direction 4.
+        Angles from -180 degrees are rounded down to even ones; sector 0 is the last 22.5 degrees
+        and the first 22.5, and an angle on the edge of two belongs to the lower one."""
     masks, directions = torch.zeros_like(label), torch.zeros_like(label)
     for b, image in enumerate(label.tolist()):
         height, width = len(image), len(image[0])
@@ -221,7 +224,8 @@ def refine(logits, mask_logits, direction_logits):
     """(M): a boundary pixel takes over the scores of its neighbour one step further inside.
 
     logits: [B, K, H, W]; mask_logits: [B, 2, H, W]; direction_logits: [B, 8, H, W] -> [B, K, H, W].
-        Boundary means a *logit* above 0.5, as in the released code."""
+        Boundary means a *logit* above 0.5, as in the released code. A step that leaves the map
+        stays at its edge; STEPS are the (dy, dx) of the directions."""
     batch, _, height, width = logits.shape
     refined = []
     for b in range(batch):
@@ -236,11 +240,12 @@ def refine(logits, mask_logits, direction_logits):
 
 
 def boundary_loss(logits, mask_logits, direction_logits, label, targets=None):
-    """(N): the four terms as a dictionary, before their weights; all logits at the size of the
-    label.
+    """(N): the four terms as a dictionary, before their weights: segmentation, mask, direction,
+    refined. All logits have the size of the label.
 
     targets: (mask, direction) as of `boundary_targets`, made from the label if None. Void pixels
-        cost the two segmentation terms nothing, but are counted where they divide."""
+        cost the two segmentation terms nothing, but are counted where they divide. The other two
+        leave them out, and are 0 where no pixels are left, or one class."""
     mask, direction = boundary_targets(label) if targets is None else targets
     batch, height, width = label.shape
     pixels = [(b, y, x) for b in range(batch) for y in range(height) for x in range(width)]

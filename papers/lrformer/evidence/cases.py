@@ -1,5 +1,6 @@
 """Arguments for the functions of naive.py, with which the judge of the exercises calls them."""
 
+import math
 from types import SimpleNamespace
 
 import torch
@@ -50,4 +51,56 @@ FAST = {
     "block": lambda x, module, convs=(): module(x, convs),
     "feed_forward": lambda x, module: module(x),
     "decode": lambda features, decoder: decoder(features),
+}
+
+
+# Numbers to follow by hand, for the page of exercises. The map, its cells, queries, keys, values
+# and answers are the lesson's.
+X = torch.tensor([[[[1.0, -1, 0, 2], [-1, 1, 2, 0], [3, -1, 1, 1], [-1, -1, 1, 1]]]])
+CELLS = torch.tensor([[[[0.0, 1]], [[1, 0]]]])
+QUERY = math.log(3) / math.sqrt(2)
+
+
+def only(module, **weights):
+    """The module with all weights 0 but those given: {name of a parameter, __ for . : {place:
+    number}}. BatchNorms do nothing."""
+    for layer in module.eval().modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            for parameter in layer.parameters():
+                torch.nn.init.zeros_(parameter)
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.eps = 0.0
+    for name, numbers in weights.items():
+        for place, number in numbers.items():
+            dict(module.named_parameters())[name.replace("__", ".")][place] = number
+    return module
+
+
+def attending():
+    """The attention of the lesson."""
+    return only(model.Attention(2, 1, 2, fast=False), query__weight={(0, 0): QUERY},
+                key_value__weight={(0, 0): 1, (2, 0): 4}, output__weight={(0, 0): 1})
+
+
+TINY = {
+    "grid": lambda: ((4, 6), 3),
+    "pyramid": lambda: (24,),
+    "pool": lambda: (X, (2, 2)),
+    "queries": lambda: (CELLS, attending()),
+    "keys_values": lambda: ([CELLS], attending()),
+    "attend": lambda: (torch.tensor([[[0.0, 0], [QUERY, 0]]]), torch.tensor([[[-1.0, 0], [1, 0]]]),
+                       torch.tensor([[[-4.0, 0], [4, 0]]]), 1),
+    "enlarge": lambda: (torch.tensor([[[[0.0, 2]]]]), (1, 4)),
+    "block": lambda: (torch.tensor([[[[1.0, 2]]]]), only(
+        model.Block(1, 1, 2, 1, torch.nn.Identity, 0.5, fast=False),
+        position__weight={(0, 0, 1, 1): 1}, feed_forward__narrow__bias={0: 20})),
+    "feed_forward": lambda: (torch.tensor([[[[1.0, 2]]]]), only(
+        model.FeedForward(1, 1, fast=False), widen__weight={(0, 0): 100},
+        conv__weight={(0, 0, 1, 1): 1}, narrow__weight={(0, 0): 0.01})),
+    "decode": lambda: (
+        [torch.tensor([[[numbers]]]) for numbers in ([1.0, 2], [3.0], [4.0])],
+        only(model.Decoder((1, 1, 1), 1, 8, 2, 1.0, fast=False),
+             squeeze1__weight={(0, 0, 0, 0): 1, (0, 1, 0, 0): 10, (0, 2, 0, 0): 100},
+             squeeze2__weight={(0, 0, 0, 0): 1, (0, 8, 0, 0): 1000},
+             classifier__weight={(0, 0, 0, 0): 1})),
 }

@@ -39,3 +39,49 @@ FAST = {
     "note_pyramid": lambda x, module: module.pyramid(x),
     "factors": lambda m, module: module.factors(m),
 }
+
+
+# Numbers to follow by hand, for the page of exercises; those of FPA and GAU are the lesson's.
+ONES = torch.ones(1, 1, 1, 3)
+Y = torch.tensor([[[[1.0, 3.0]]]])
+X = torch.tensor([[[[3.0, 5, 0, 2], [3, 5, 0, 2], [1, 1, 1, 1]]]])
+UP = torch.tensor([[[[1.0, 2, 3]], [[1, 1, 1]]]])
+
+
+def passing(module, **weights):
+    """The module, whose convolutions pass on what they read, and whose norms do nothing but for the
+    given weights, {name of a parameter, _ for . : nested lists}."""
+    for layer in module.eval().modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.dirac_(layer.weight)
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.eps = 0.0
+    for name, weight in weights.items():
+        parameter = dict(module.named_parameters())[name.replace("_", ".")]
+        parameter.copy_(torch.tensor(weight).view(parameter.shape))
+    return module
+
+
+def small_network():
+    """A network of one channel and one GAU; what it decodes comes from no backbone."""
+    network = model.build(1, decoder_channels=1)
+    network.fpa = passing(model.FPA(1, 1))
+    network.gaus = torch.nn.ModuleList([passing(model.GAU(1, 1, 1))])
+    return network
+
+
+TINY = {
+    "classify": lambda: (Y, passing(torch.nn.Conv2d(1, 1, 3, padding=1), bias=[10.0]), (1, 3)),
+    "positions": lambda: (0.5493061 * (Y - 1), (1, 3), passing(
+        readings.GatedGAU("both", 1, 1, 1, None), spatial_weight=[1.0])),
+    "gau": lambda: (torch.tensor([[[[1.0, 3]], [[1, 1]]]]), ONES.expand(1, 2, 1, 3), passing(
+        model.GAU(2, 2, 1), channel_conv_weight=[[1.0, 0], [0, -1]])),
+    "add_weighted": lambda: (UP, torch.tensor([2.0, 0]).view(1, 2, 1, 1), torch.ones_like(UP)),
+    "fpa": lambda: (X, passing(model.FPA(1, 1))),
+    "pyramid": lambda: (X, passing(model.FPA(1, 1))),
+    "decode": lambda: ((ONES, Y), small_network()),
+    "note_pyramid": lambda: (X, passing(readings.NoteFPA(1, 1))),
+    "factors": lambda: (torch.tensor([[[[1.0, 3]], [[2, 4]]]]), passing(
+        readings.PartialFPA("se", False, 1, 2, 1, (7, 5, 3), "avg"), squeeze_weight=[1.0, -1],
+        squeeze_bias=[3.0], excite_weight=[0.0, 0.5493061], excite_bias=[0.0, 0.0])),
+}

@@ -1,5 +1,6 @@
 """Arguments for the functions of naive.py, with which the judge of the exercises calls them."""
 
+import math
 from types import SimpleNamespace
 
 import torch
@@ -61,4 +62,53 @@ FAST = {
     "predict": predict,
     "attend": lambda query, reference, source, shapes, module: module(
         query, reference, source, shapes),
+}
+
+
+# Numbers to follow by hand, for the page of exercises: the query of the lesson, which looks at two
+# points of a map of 3 x 4 pixels that hold 0 to 11; the lesson's row of scores for `refine`.
+SHAPES, PIXELS = [(3, 4)], torch.arange(12.0).view(1, 12, 1)
+REFERENCE = torch.tensor([[[0.375, 0.5]]])
+OFFSETS = torch.tensor([0.5, 0, 0, 1]).view(1, 1, 1, 1, 2, 2)
+LOCATIONS = torch.tensor([0.5, 0.5, 0.375, 5 / 6]).view(1, 1, 1, 1, 2, 2)
+WEIGHTS = torch.tensor([0.75, 0.25]).view(1, 1, 1, 1, 2)
+MAPS = ((torch.tensor([[1.0], [0], [0], [2]]), torch.zeros(4)),
+        (torch.tensor([[2 * math.log(3)], [0]]), torch.zeros(2)))
+ROW = torch.tensor([[[[0.0, 1, 5, 9]]]])
+
+
+def looking():
+    """The attention of the lesson."""
+    module = model.DeformableAttention(1, 1, 1, 2)
+    layers = (module.sampling_offsets, module.attention_weights)
+    for layer, (weight, bias) in zip(layers, MAPS, strict=True):
+        layer.weight.copy_(weight), layer.bias.copy_(bias)
+    for layer in (module.value_proj, module.output_proj):
+        torch.nn.init.ones_(layer.weight), torch.nn.init.zeros_(layer.bias)
+    return module
+
+
+def one_at(shape, place, value=1.0):
+    """Zeros but for one number."""
+    found = torch.zeros(shape)
+    found[place] = value
+    return found
+
+
+TINY = {
+    "full_attention": lambda: (torch.tensor([[[[math.log(3)]]]]), torch.tensor([[[[1.0], [0]]]]),
+                               torch.tensor([[[[8.0], [4]]]])),
+    "predict": lambda: (torch.tensor([[[0.5]]]), *MAPS, 1, 1, 2),
+    "sampling_locations": lambda: (REFERENCE, OFFSETS, SHAPES),
+    "bilinear": lambda: (PIXELS.view(3, 4, 1), torch.tensor(1.5), torch.tensor(1.0)),
+    "deformable_attention": lambda: (PIXELS.view(1, 12, 1, 1), SHAPES, LOCATIONS, WEIGHTS),
+    "attention_matrix": lambda: (SHAPES, LOCATIONS, WEIGHTS),
+    "attend": lambda: (torch.tensor([[[0.5]]]), REFERENCE, PIXELS, SHAPES, looking()),
+    "queries": lambda: (torch.tensor([[[[1.0, 2]]]]), torch.tensor([[10.0], [20]])),
+    "boundary_targets": lambda: (torch.arange(200).view(1, 1, 200) // 100,),
+    "refine": lambda: (ROW, one_at((1, 2, 1, 4), (0, 1, 0, 1)), one_at((1, 8, 1, 4), (0, 4, 0, 1))),
+    "boundary_loss": lambda: (
+        torch.zeros(1, 2, 1, 2), one_at((1, 2, 1, 2), (0, 1, 0, 0), math.log(3)),
+        torch.zeros(1, 8, 1, 2), torch.tensor([[[0, 1]]]),
+        (torch.tensor([[[1, 0]]]), torch.tensor([[[4, 255]]]))),
 }
