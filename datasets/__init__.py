@@ -50,6 +50,8 @@ def load(name, root=None, split="train", seed=0):
         raise UserError(f"unknown split {split!r}; valid: {', '.join(SAMPLES[name])} (what {name} "
                         "has labels for)")
     if name not in LOADERS:
+        if root is not None:
+            raise UserError(f"--data {root}: {name} has no folder, its scenes are made up")
         return shapes.Shapes(split, seed, task=name.partition("-")[2])
     dataset = LOADERS[name](root, split)
     if dataset.missing:

@@ -24,8 +24,16 @@ class MissingSplit(UserError):
     """A split that a copy of the dataset may lack: not everybody has it."""
 
 
+def regular(path):
+    """`path`; a UserError if something else than a file is there. A pipe would be read for ever."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"cannot read {path}: it is a folder, a pipe or a device, not a file")
+    return path
+
+
 def read_pixels(path):
     """A picture as pillow has it, loaded. Raises UserError that names the file."""
+    regular(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on metadata; what cannot be read raises
@@ -36,8 +44,11 @@ def read_pixels(path):
                 return image
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError):
+    except UnidentifiedImageError:
         raise UserError(f"{path} is not an image that can be read") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million "
+                        "pixels; cut it up or save a smaller copy") from None
     except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
         raise UserError(
             f"cannot read image {path}: {getattr(error, 'strerror', None) or error}") from None
@@ -231,7 +242,7 @@ def read_list(path):
     """The lines of a list file without blank ones; a byte order mark and Windows line ends do not
     matter."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = regular(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -14,6 +14,8 @@ from PIL import Image, PngImagePlugin
 from common.checkpoint import write_atomically
 from common.errors import UserError
 
+from .files import regular
+
 # a text in the PNG, which no reader of pixels sees
 MARK = {"Software": "eval.py --save-predictions"}
 
@@ -21,7 +23,7 @@ MARK = {"Software": "eval.py --save-predictions"}
 def is_prediction(path):
     """Whether the file was written here."""
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path)) as image:
             return MARK.items() <= image.info.items()
     except (OSError, ValueError, SyntaxError):
         return False

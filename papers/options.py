@@ -4,7 +4,7 @@ import ast
 import itertools
 import math
 
-from common.cli import load_paper, papers, positive
+from common.cli import load_paper, papers
 from common.errors import UserError
 from common.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
@@ -32,12 +32,31 @@ WANTED = {
 MOST = 10**4  # a larger number of anything is a mistake, found here and not when memory is full
 
 
+def positive(kind):
+    """An argparse type: a number of this kind, greater than zero."""
+    def parse(text):
+        number = kind(text)
+        if not 0 < number < math.inf:
+            raise ValueError
+        return number
+    parse.__name__ = f"a {'whole ' * (kind is int)}number above 0"
+    return parse
+
+
+def whole(text):
+    """An argparse type: a whole number."""
+    return int(text)
+
+
+whole.__name__ = "a whole number"  # what is wanted, where it is something else
+
+
 def factors(text):
     """An argparse type: "0.5,1" -> (0.5, 1.0)."""
     return tuple(positive(float)(part) for part in text.split(","))
 
 
-factors.__name__ = "list of positive numbers"  # what argparse calls it when it complains
+factors.__name__ = "numbers above 0, such as 0.5,1"
 
 
 def defaults(paper):

@@ -7,6 +7,8 @@ import os
 import sys
 from dataclasses import asdict
 
+import torch
+
 from common import checkpoint, processes
 from common.errors import UserError
 from common.run import FILES
@@ -92,9 +94,28 @@ def check_best(state, out):
     raise BestError(f"{path} is needed in the end: {reason}; copy last.pt to it to do without")
 
 
+def check_tensors(content, path):
+    """Raise UserError for a tensor that is no plain array of real numbers, however deep it lies in
+    the content of a file."""
+    queue, seen = [(content, "")], set()
+    while queue:
+        value, name = queue.pop()
+        if isinstance(value, torch.Tensor):
+            kinds = (value.layout != torch.strided and "sparse", value.is_quantized and "quantised",
+                     value.is_meta and "without content (meta)", value.is_complex() and "complex")
+            if any(kinds):
+                raise UserError(f"{path}: the tensor {name[1:201]} is {next(filter(None, kinds))}; "
+                                "wanted plain arrays of real numbers")
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))  # a list may hold itself
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            queue.extend((part, f"{name}.{key}") for key, part in pairs)
+
+
 def check_fields(state, path, needed=tuple(FIELDS)):
     """Raise UserError if one of the needed fields of a checkpoint, or of what it says about its
     network, is missing or of another type."""
+    check_tensors(state, path)
     for fields, values in (({name: FIELDS[name] for name in needed}, state),
                            (CONFIG, state["config"])):
         for name, kind in fields.items():
@@ -124,7 +145,7 @@ def world():
 def is_config(path):
     """Whether the file was written by `write_config`: the first thing that a run writes."""
     try:
-        return "recipe" in json.loads(path.read_text(encoding="utf-8"))
+        return path.is_file() and "recipe" in json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
 

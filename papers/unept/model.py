@@ -18,6 +18,7 @@ from torch import nn
 
 from . import fast
 from .boundary import boundary_head, boundary_loss, enlarge, refine, total_loss
+from .checks import check, check_classes, check_images
 from .resnet import ResNet
 from .vit import VisionTransformer
 
@@ -315,6 +316,7 @@ class UNEPT(nn.Module):
         initialise(self.decoder)
 
     def forward(self, images):                                              # [B, 3, 480, 480]
+        check_images(images, traceable=False)
         height, width = images.shape[-2:]
         images = F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple))
         size = images.shape[-2:]
@@ -400,12 +402,6 @@ def initialise(layers):
             module.initialise()
 
 
-def check(option, value, valid):
-    """Raise a ValueError that names the valid choices."""
-    if value not in valid:
-        raise ValueError(f"unknown {option} {value!r}; valid: {', '.join(map(str, valid))}")
-
-
 def check_sizes(o):
     """Raise a ValueError where options do not fit each other."""
     multiple = 16 if o["backbone"] == "deit" else 8
@@ -458,6 +454,7 @@ def build(num_classes, preset="tiny", **options):
     Returns a module: images [B, 3, H, W] -> {"out": [B, num_classes, H, W]}, see `UNEPT`. Raises
     ValueError for an unknown preset or option, naming the valid ones.
     """
+    check_classes(num_classes)
     check("preset", preset, tuple(PRESETS))
     for name in options:
         check("option", name, tuple(DEFAULTS))
