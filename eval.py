@@ -24,6 +24,7 @@ if __name__ == "__main__" and callable(signal.getsignal(signal.SIGINT)):
 import datasets
 from common import cli
 from common.errors import UserError, run
+from common.guard import name_the_image
 from common.inference import PROTOCOLS, evaluate
 from datasets import memory, pictures, predictions
 from datasets.files import make_folder, read_image
@@ -107,7 +108,7 @@ def attend(model, config, arguments, protocol, out, device):
     scale = scale if arguments.scales else attention.fitting_scale(image, scale)
     prediction, panels = attention.look(model, explain, image, pixel, scale, device)
     heading = f"What {config['paper']} looks at from row {row}, column {column} of {name}."
-    target = make_folder(out) / f"{name}-attention-{row}-{column}.png"
+    target = predictions.check_free(make_folder(out) / f"{name}-attention-{row}-{column}.png")
     pictures.save_png(target, pictures.attention_page(
         image, pixel, prediction, panels, config["classes"], config["palette"], heading))
     print(f"picture: {target}")
@@ -140,12 +141,13 @@ def score(model, config, arguments, protocol, out, device):
     folder = arguments.save_predictions
     folder = out / "predictions" if folder is True else folder
     save = predictions.writer(dataset, folder, arguments.data) if folder else None
-    target = make_folder(out) / f"{name}-{arguments.split}.png"
+    target = predictions.check_free(make_folder(out) / f"{name}-{arguments.split}.png")
+    table = predictions.check_free(target.with_suffix(".csv"))
     matrix, samples = evaluate(model, dataset, count, protocol, device, keep=4,
                                description=arguments.split, save=save)
     print(f"{matrix.table(dataset.classes)}\nmIoU {matrix.miou:.1%}")
     pictures.save_png(target, pictures.predictions(samples, dataset.classes, dataset.palette))
-    predictions.write_scores(target.with_suffix(".csv"), dataset.classes, matrix.iou)
+    predictions.write_scores(table, dataset.classes, matrix.iou)
     print(f"{len(dataset)} images, split {arguments.split}, protocol {arguments.protocol}   "
           f"pictures: {target}")
 
@@ -158,7 +160,8 @@ def main():
         arguments.dataset)
     model.to(device)
     if arguments.summary:
-        return describe.print_summary(model, config, arguments.crop_size or recipe.crop_size)
+        side = arguments.crop_size or recipe.crop_size
+        return describe.print_summary(model.to("meta"), config, side)
     if not config.get("classes"):  # official files do not tell them
         config["classes"] = [f"class {number}" for number in range(config["num_classes"])]
         config["palette"] = palette(config["num_classes"])
@@ -169,10 +172,8 @@ def main():
     protocol, out = choose_protocol(arguments, config, recipe), arguments.out or out
     action = (explore if arguments.explore else attend if arguments.attention
               else segment if arguments.image else score)
-    try:
+    with name_the_image(place=""):  # a network that knows one image size only says so
         action(model, config, arguments, protocol, out, device)
-    except ValueError as error:  # a network that knows one image size only says so
-        raise UserError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def name_the_flag(recipe, device):
 
 
 @contextlib.contextmanager
-def name_the_image(weights=None):
+def name_the_image(weights=None, place="validation images: "):
     """Turn what goes wrong in an evaluation into a UserError. weights: a file that is safe."""
     try:
         yield
@@ -50,7 +50,7 @@ def name_the_image(weights=None):
         if isinstance(error, RuntimeError) and not lacks_memory(error):
             raise
         reason = LITTLE if lacks_memory(error) else error
-        place = "" if isinstance(error, UserError) else "validation images: "
+        place = "" if isinstance(error, UserError) else place
         kept = f"; {weights} holds the trained network" if weights else ""
         raise UserError(f"{place}{reason}{kept}") from error
 

@@ -1,7 +1,7 @@
 """Predictions as PNG files in a dataset's own ids, as the servers of the benchmarks want them, and
 their scores as a table.
 
-Nothing else is ever overwritten: every file written here carries a mark, and a file without it is
+Nothing else is ever overwritten: every file of eval.py carries a mark, and a file without it is
 not replaced. Nor is anything written among the files of a dataset.
 """
 
@@ -18,36 +18,47 @@ from .files import regular
 
 # a text in the PNG, which no reader of pixels sees
 MARK = {"Software": "eval.py --save-predictions"}
+# how other files that are written begin
+BEGIN = {".csv": b"class,iou\n", ".html": b"<!DOCTYPE html>\n<!-- Made by `make explore`"}
 
 
 def is_prediction(path):
-    """Whether the file was written here."""
+    """Whether the file was written by eval.py."""
     try:
+        if begin := BEGIN.get(path.suffix):
+            with open(regular(path), "rb") as file:
+                return file.read(len(begin)) == begin
         with Image.open(regular(path)) as image:
             return MARK.items() <= image.info.items()
     except (OSError, ValueError, SyntaxError):
         return False
 
 
-def write(path, ids, colours=None):
-    """Write stored ids, uint8 [H, W], as a PNG with the mark. colours: {id: RGB} of its palette;
-    without, the PNG is grey."""
+def save_png(path, image, **settings):
+    """Write a PIL image as a PNG with the mark, atomically. settings: of pillow's `save`."""
     text, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
     for key, value in MARK.items():
         text.add_text(key, value)
+    image.save(buffer, "PNG", pnginfo=text, **settings)
+    write_atomically(path, buffer.getvalue())
+
+
+def write(path, ids, colours=None):
+    """Write stored ids, uint8 [H, W], as a PNG with the mark. colours: {id: RGB} of its palette;
+    without, the PNG is grey."""
     image = Image.fromarray(ids)
     if colours:
         # 256 colours: with fewer pillow would store fewer bits, in which 255 is another id
         image.putpalette([part for id in range(256) for part in colours.get(id, (0, 0, 0))])
-    image.save(buffer, "PNG", pnginfo=text)
-    write_atomically(path, buffer.getvalue())
+    save_png(path, image)
 
 
-def check_free(path, flag="--save-predictions"):
-    """Raise UserError if a file is there that was not written here."""
+def check_free(path, flag="--out"):
+    """`path`; a UserError if a file is there that was not written by eval.py."""
     if path.exists() and not is_prediction(path):
-        raise UserError(f"{flag} {path.parent}: {path.name} is there and is no prediction of "
-                        "eval.py; choose another folder")
+        raise UserError(f"{flag} {path.parent}: {path.name} is there and is no file of eval.py; "
+                        "choose another folder")
+    return path
 
 
 def keep_out(dataset, root, folder, flag):

@@ -35,10 +35,12 @@ def segment(model, config, arguments, protocol, out, device):
     masks = arguments.save_predictions
     masks = out / "predictions" if masks is True else masks
     make_folder(out)
+    for name in found:
+        predictions.check_free(out / f"{name}-segmented.png")
     if masks:
         make_folder(masks, "--save-predictions")
         for name in found:
-            predictions.check_free(masks / f"{name}.png")
+            predictions.check_free(masks / f"{name}.png", "--save-predictions")
     for name, path in tqdm(found.items(), unit="picture", disable=len(found) < 2):
         try:
             image = read_image(path, upright=True)

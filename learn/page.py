@@ -19,7 +19,7 @@ import datasets
 from common.checkpoint import write_atomically
 from common.inference import SMALLEST, normalise, scores_of
 from datasets.files import make_folder, read_image
-from datasets.predictions import keep_out
+from datasets.predictions import check_free, keep_out
 from papers import attention
 
 from .lesson import ROOT
@@ -251,6 +251,6 @@ def explore(model, config, arguments, protocol, out, device):
     networks = {paper: {(config["options"].get("context", True), True): model.cpu()}}
     picture = record_picture(blob, name, image, label, config["classes"], config["palette"],
                              networks)
-    target = make_folder(out) / f"{name}-explore.html"
+    target = check_free(make_folder(out) / f"{name}-explore.html")
     write(target, blob, [picture], [paper], f"{paper} {config['preset']}, one run.")
     print(f"page: {target}")

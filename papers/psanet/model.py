@@ -122,7 +122,7 @@ def pairs(height, width, device):
 
 def aggregate(a, v, softmax, divisor):
     """a: logits of receivers for sources, [B, H, W, H, W] or [B, N, N]; v: [B, D, H, W] -> as v."""
-    a = a.reshape(len(v), *2 * [v[0, 0].numel()])               # [B, N receivers, N sources]
+    a = a.reshape(v.shape[0], *2 * [v[0, 0].numel()])           # [B, N receivers, N sources]
     if softmax:
         a = a.softmax(-1)                                       # (F)  [B, N, N]
     z = v.flatten(2) @ a.mT / divisor                           # (G)  [B, D, N]

@@ -130,7 +130,7 @@ def deformable_attention(value, shapes, locations, weights):
         grid = 2 * p[:, :, level] - 1               # [B*M, D, H, W] above, [B*M, Q, N, 2] here
         read = F.grid_sample(maps, grid, align_corners=False)               # (G)  [B*M, D, Q, N]
         out = out + (read * a[:, None, :, level]).sum(-1)                   # (H)  [B*M, D, Q]
-    return out.unflatten(0, (len(value), -1)).permute(0, 3, 1, 2).flatten(2).to(kind)
+    return out.unflatten(0, (value.shape[0], -1)).permute(0, 3, 1, 2).flatten(2).to(kind)
 
 
 def attention_matrix(shapes, locations, weights):
@@ -341,13 +341,13 @@ class UNEPT(nn.Module):
         images [B, 3, H, W], L maps [B, C, H_l, W_l] -> [B, C, *grid], {name: [B, 2 or 8, *grid]}.
         """
         memory, shapes = self.encode(maps)                                  # [B, 10800, C]
-        queries, outputs = self.query_embedding(grid).expand(len(images), -1, -1), {}
+        queries, outputs = self.query_embedding(grid).expand(images.shape[0], -1, -1), {}
         if self.spatial_branch is not None:
             detail = self.spatial_branch(images)                            # [B, C, 60, 60]
             queries = queries + detail.flatten(2).transpose(1, 2)           # (K)  [B, 3600, C]
         if self.mask_head is not None:
             outputs = {"mask": self.mask_head(detail), "direction": self.direction_head(detail)}
-        reference = pixel_centres(*grid, queries).expand(len(images), -1, -1)   # [B, 3600, 2]
+        reference = pixel_centres(*grid, queries).expand(images.shape[0], -1, -1)   # [B, 3600, 2]
         for layer in self.decoder:
             queries = layer(queries, reference, memory, shapes)
         return queries.transpose(1, 2).unflatten(2, grid), outputs
@@ -360,7 +360,7 @@ class UNEPT(nn.Module):
         position = torch.cat([p + e for p, e in zip(positions, self.level_embed, strict=True)])
         reference = torch.cat([pixel_centres(*shape, x) for shape in shapes])   # [S, 2]
         for layer in self.encoder:
-            x = layer(x, position, reference.expand(len(x), -1, -1), shapes)
+            x = layer(x, position, reference.expand(x.shape[0], -1, -1), shapes)
         return x, shapes
 
     def query_embedding(self, grid):
