@@ -34,7 +34,7 @@ from common import cli, processes
 from common.errors import run
 from common.loop import train
 from common.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
-from datasets import statistics
+from datasets import memory, statistics
 from datasets.pictures import draw_run
 from datasets.predictions import keep_out, write_scores
 from datasets.stream import TrainingSamples, batches
@@ -121,6 +121,7 @@ def main():
     samples = TrainingSamples(train_set, augmentation(recipe), config["seed"])
     begun = time.monotonic()
     if not resumed:
+        memory.check_batch(recipe, world, device)
         rehearse(model, samples, val_set, recipe, device, config["precision"],
                  arguments.compile)
     forward = None if resumed else time.monotonic() - begun

@@ -1,6 +1,10 @@
 """Datasets, one file each. `load(name, root, split)` is the only door."""
 
 import functools
+import os
+import sys
+
+import numpy as np
 
 from common.errors import UserError
 
@@ -32,6 +36,7 @@ LOADERS = {
     "folder": folder.load,
 }
 NAMES = tuple(SAMPLES)
+LOOKED = 20  # training images whose sizes tell whether a resumed run has the same data
 SPLITS = ("train", "val", "test", "trainaug")
 
 
@@ -71,7 +76,29 @@ def load_pair(config, root, train_split, resumed=None):
     if resumed and len(train_set) != config.get("train_images", len(train_set)):
         raise UserError(f"--data {root}: {len(train_set)} training images, the run to resume has "
                         f"{config['train_images']}; other data need another --out")
-    config.update(train_images=len(train_set), num_classes=len(train_set.classes),
-                  classes=list(train_set.classes), stored_ids=train_set.stored_ids.tolist(),
+    sizes = sizes_of(train_set)
+    compare(sizes, config.get("train_sizes"), root)
+    config.update(train_images=len(train_set), train_sizes=sizes,
+                  num_classes=len(train_set.classes), classes=list(train_set.classes),
+                  stored_ids=train_set.stored_ids.tolist(),
                   palette=[list(colour) for colour in train_set.palette])
     return train_set, val_set
+
+
+def sizes_of(dataset):
+    """Bytes of LOOKED images with their labels, of a dataset from files, else []."""
+    pairs = getattr(dataset, "pairs", [])
+    indices = np.linspace(0, len(pairs) - 1, LOOKED).astype(int) if pairs else []
+    return [sum(map(os.path.getsize, pairs[index])) for index in indices]
+
+
+def compare(sizes, before, root):
+    """Raise UserError if most of the files are not of the sizes they had when the run began, and
+    say so if some are. before: None where that is not known."""
+    changed = sum(one != other for one, other in zip(sizes, before or sizes, strict=False))
+    if changed > LOOKED / 2:
+        raise UserError(f"--data {root}: other images than those of the run to resume; other data "
+                        "need another --out")
+    if changed:
+        print(f"warning: {changed} of {LOOKED} images or labels are not what they were when the "
+              "run began", file=sys.stderr)

@@ -7,6 +7,7 @@ not replaced. Nor is anything written among the files of a dataset.
 
 import csv
 import io
+import os
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
@@ -61,6 +62,11 @@ def check_free(path, flag="--out"):
     return path
 
 
+def real(path):
+    """The path without links; Path.resolve has its own error for links that point at themselves."""
+    return Path(os.path.realpath(path))
+
+
 def keep_out(dataset, root, folder, flag):
     """Raise UserError if `folder` is one from which the dataset, as of `datasets.load` under
     `root`, reads files.
@@ -68,14 +74,14 @@ def keep_out(dataset, root, folder, flag):
     Those are `root` itself and, with all that is in it, the first folder below `root` on the way to
     any image or label.
     """
-    root, place, inside = Path(root or "."), Path(folder).resolve(), set()
+    root, inside = Path(root or "."), set()
     for parent in {path.parent for pair in getattr(dataset, "pairs", ())
                    for path in map(Path, pair)}:
-        inside.add(parent.resolve())
+        inside.add(real(parent))
         if parent.is_relative_to(root):
-            inside.add(root.joinpath(*parent.relative_to(root).parts[:1]).resolve())
-    inside -= {root.resolve()}
-    if (inside and place == root.resolve()) or any(place.is_relative_to(other) for other in inside):
+            inside.add(real(root.joinpath(*parent.relative_to(root).parts[:1])))
+    inside, place = inside - {real(root)}, real(folder)
+    if (inside and place == real(root)) or any(place.is_relative_to(other) for other in inside):
         raise UserError(
             f"{flag} {folder}: the dataset reads files there; choose a folder outside {root}")
 

@@ -35,11 +35,13 @@ def open_run(out, resume):
     touch a run, or a file of that name, without `resume`. With it a run that has no checkpoint yet
     starts, so that a script can always say --resume."""
     here = [name for name in FILES if (out / name).exists()]
+    if here == ["config.json"] and is_config(out / "config.json"):
+        here = []  # it was stopped before its first checkpoint: nothing is there to be lost
     if here and not resume:
         raise UserError(f"{out} already holds a run ({', '.join(here)}): {next_step(out)}, or "
                         "--out DIR to start another")
     if not {"last.pt", "best.pt"} & {*here}:
-        if here and not (here == ["config.json"] and is_config(out / "config.json")):
+        if here:
             raise UserError(f"{out} holds {', '.join(here)} but no checkpoint, so it is no run "
                             "that --resume could go on with; choose another --out")
         if resume:
@@ -122,6 +124,8 @@ def check_fields(state, path, needed=tuple(FIELDS)):
             if not isinstance(values, dict) or not isinstance(values.get(name), kind):
                 raise UserError(f"{path}: the field {name} is missing or not what train.py writes; "
                                 "the file is of an older version or of another program")
+    if not isinstance(state["config"].get("train_sizes", []), list):
+        raise UserError(f"{path}: the field train_sizes is not what train.py writes")
     if not 1 <= state["config"]["num_classes"] == len(state["config"]["classes"]) <= 255:
         raise UserError(f"{path}: {state['config']['num_classes']} classes, and names of "
                         f"{len(state['config']['classes'])}: that does not go together")

@@ -40,6 +40,7 @@ from tests import crash
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 240  # seconds; a real process takes some to start
+SLOW = 60
 PROGRAMS = {"train": train_program, "eval": eval_program, "datasets.check": check_program}
 QUICK = ("--steps=1", "--batch-size=2", "--crop-size=32", "--device=cpu")
 CODES = {"train": (0, 2), "eval": (0, 2), "datasets.check": (0, 1, 2)}
@@ -398,10 +399,12 @@ def fuzz(inputs, seed=0, kinds=None, report=print, bar=True):
         try:
             prepare(place / "base")
             for number in tqdm(inputs, unit="input", disable=not bar):
-                kind = kinds and kinds[number % len(kinds)]
+                begun, kind = time.monotonic(), kinds and kinds[number % len(kinds)]
                 kind, command, wrong = attempt(place / "base", place / "case", number, seed, kind)
                 shutil.rmtree(place / "case")
                 counts[kind] += 1
+                seconds = time.monotonic() - begun
+                wrong = wrong or f"slow: {seconds:.0f} s" * (seconds > SLOW)
                 if wrong:
                     failures.append(f"--seed {seed} --only {number} ({kind})\n  {command}\n  "
                                     + wrong.replace(str(place), ""))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from common import checkpoint, stop
 from common.errors import UserError
+from datasets import memory
 from papers import runs
 from tests import crash
 from tests.helpers import contents
@@ -171,3 +172,14 @@ def test_a_lost_terminal_saves(ignored):
         assert signal.getsignal(signal.SIGHUP) == wanted
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_what_no_memory_holds_is_not_even_drawn(cli, tmp_path, monkeypatch):
+    """A batch of a million images would take an hour to draw."""
+    make_pair(tmp_path / "data", np.zeros((40, 48, 3), np.uint8), np.zeros((40, 48), np.uint8))
+    flags = (*QUICK, "--dataset", "folder", "--data", "data", "--workers", 0, "--out", "run")
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10**10)
+    for more in (("--batch-size", 10**6), ("--crop-size", 10**5)):
+        code, _, err = cli("train", *flags, *more)
+        assert code == 2 and f"{more[0]} {more[1]}" in err and "10.0 GB are free" in err, err
+        assert err.count("\n") == 1 and not (tmp_path / "run").exists()

@@ -307,3 +307,107 @@ def test_output_that_cannot_be_written(code, after, wanted):
                                                  "PYTHONIOENCODING": "ascii"})
     assert (result.returncode, result.stderr.count("\n")) == wanted, result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_data_replaced_before_resuming(cli, data, trained, tmp_path):
+    """As many images of the same names: other ones are refused, a mended one is told."""
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.copytree(data, tmp_path / "data")
+    words = ("train", "--resume", "--out", "run", "--data", "data", "--workers", 0)
+    images = sorted((tmp_path / "data" / "images").iterdir())
+    images[0].write_bytes(images[0].read_bytes() + b" ")
+    code, _, err = cli(*words)
+    assert code == 0 and "warning: 2 of 20 images or labels are not what they were" in err, err
+    for path in images:
+        path.write_bytes(path.read_bytes() + b"  ")
+    code, _, err = cli(*words)
+    assert code == 2 and "--data data: other images than those of the run to resume" in err, err
+
+
+@pytest.mark.parametrize("kind,words", [
+    (torch.eye(3).to_sparse(), "sparse"), (torch.eye(3) * 1j, "complex"),
+    (torch.empty(3, 3, device="meta"), "without content")])
+def test_tensors_that_are_no_plain_numbers(cli, trained, tmp_path, kind, words):
+    """In weights, official files and runs: named, before anything is built."""
+    torch.save({"state_dict": {"conv1.weight": kind}}, tmp_path / "w.pth")
+    state = checkpoint.load(trained / "best.pt")
+    checkpoint.save(tmp_path / "run.pt", {**state, "model": {**state["model"], "extra": kind}})
+    for flags in (("train", "--weights", "w.pth"), ("eval", "run.pt", "--image", "x.png"),
+                  ("eval", "--official", "w.pth", "--paper", "lrformer", "--image", "x.png"),
+                  ("train", "--start-from", "run.pt")):
+        code, out, err = cli(*flags)
+        assert code == 2 and out == "" and err.count("\n") == 1, err
+        assert ("conv1.weight" in err or "extra" in err) and words in err, err
+
+
+def test_a_file_that_holds_itself(tmp_path):
+    state = {"model": {}}
+    state["more"] = [state]
+    runs.check_tensors(state, "a.pt")
+
+
+def test_safetensors_are_named(cli, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"\x08" + bytes(7) + b"{}      ")
+    for flags in (("train", "--weights", "a.safetensors"), ("eval", "a.safetensors"),
+                  ("eval", "--official", "a.safetensors", "--paper", "lrformer")):
+        code, _, err = cli(*flags)
+        cure = 'torch.save(safetensors.torch.load_file("a.safetensors"), "a.pth")'
+        assert code == 2 and cure in err and "damaged" not in err, err
+
+
+needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes in folders")
+
+
+@needs_pipes
+@pytest.mark.parametrize("place", ["image", "checkpoint", "weights", "label", "list", "config",
+                                   "prediction"])
+def test_a_pipe_in_place_of_a_file(cli, trained, data, tmp_path, place):
+    """It would be read for ever."""
+    pipe, words = tmp_path / "pipe.png", ("pipe.png",)
+    if place == "image":
+        flags = ("eval", trained, "--image", pipe)
+    elif place == "checkpoint":
+        flags = ("eval", pipe)
+    elif place == "weights":
+        flags = ("train", "--weights", pipe)
+    elif place in ("label", "list"):
+        shutil.copytree(data, tmp_path / "data")
+        pipe = tmp_path / "data" / ("classes.txt" if place == "list" else "labels/p09.png")
+        pipe.unlink()
+        flags, words = ("eval", trained, "--data", "data"), (pipe.name,)
+    elif place == "config":
+        pipe = tmp_path / "run" / "config.json"
+        shutil.copytree(trained, tmp_path / "run")
+        pipe.unlink()
+        flags, words = ("eval", "run"), ("--data PATH",)
+    else:
+        pipe = tmp_path / "p09.png"
+        flags = ("eval", trained, "--data", data, "--save-predictions", ".", "--out", "new")
+        words = ("p09.png",)
+    os.mkfifo(pipe)
+    code, _, err = cli(*flags)
+    assert code == 2 and err.count("\n") == 1 and all(word in err for word in words), err
+
+
+@pytest.mark.parametrize("name,flags", [
+    ("folder-val.png", ()), ("folder-val.csv", ()), ("p09.png", ("--save-predictions", "mine")),
+    ("p09-attention-1-1.png", ("--attention", "1,1")), ("p09-explore.html", ("--explore",)),
+    ("p09-segmented.png", ("--image", "p09.jpg"))])
+def test_files_of_the_users_own_stay(cli, data, trained, tmp_path, name, flags):
+    """Where they have the name that eval.py would give its own, which are replaced."""
+    shutil.copy(data / "images" / "p09.jpg", tmp_path)
+    where = () if "--image" in flags else ("--data", data)
+    command = ("eval", trained, *where, *flags, "--out", "mine")
+    assert cli(*command)[0] == 0 and (tmp_path / "mine" / name).exists()
+    assert cli(*command)[0] == 0
+    (tmp_path / "mine" / name).write_bytes(b"my own")
+    code, _, err = cli(*command)
+    assert code == 2 and f"{name} is there and is no file of eval.py" in err, err
+    assert (tmp_path / "mine" / name).read_bytes() == b"my own"
+
+
+def test_more_pixels_than_pillow_takes(tmp_path, monkeypatch):
+    Image.new("1", (200, 100)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9000)
+    with pytest.raises(UserError, match="a.png has more than 0 million pixels; cut it up"):
+        read_image(tmp_path / "a.png")
