@@ -15,11 +15,12 @@ recipe.py (PSANet: --scales 0.5,0.75,1,1.25,1.5,1.75 for several). Pictures lie 
 """
 
 import dataclasses
+import os
 import signal
 from pathlib import Path
 
 if __name__ == "__main__" and callable(signal.getsignal(signal.SIGINT)):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: a silent end
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C during the imports
 
 import datasets
 from common import cli
@@ -65,9 +66,7 @@ def parse():
     add("--explore", action="store_true", help="the same for all its pixels, as a page")
     add("--device", help="cpu, cuda, mps (default: the best there is)")
     add("--out", type=Path, metavar="DIR", help="where pictures go")
-    arguments = parser.parse_args()
-    check_eval(arguments)
-    return arguments
+    return check_eval(parser.parse_args())
 
 
 def choose_protocol(arguments, config, recipe):

@@ -19,13 +19,14 @@ paper's recipe for the dataset, papers/PAPER/recipe.py.
 """
 
 import functools
+import os
 import signal
 import sys
 import time
 from pathlib import Path
 
 if __name__ == "__main__" and callable(signal.getsignal(signal.SIGINT)):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: a silent end
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C during the imports
 
 import torch
 

@@ -11,11 +11,11 @@ class UserError(ValueError):
 
 def run(main):
     """Call `main()` as a program: a UserError is one line and exit code 2, Ctrl-C exit code 130."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # of the imports
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if hasattr(sys.stdout, "reconfigure"):  # names in letters that the terminal lacks
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if callable(signal.getsignal(signal.SIGINT)):  # what it does during the imports ends here
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if hasattr(sys.stdout, "reconfigure"):  # names in letters that the terminal lacks
+            sys.stdout.reconfigure(errors="backslashreplace")
         code = main()
         sys.stdout.flush()
         sys.exit(code)

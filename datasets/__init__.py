@@ -2,7 +2,11 @@
 
 import functools
 import os
+import signal
 import sys
+
+if sys.argv[0] == "-m" and callable(signal.getsignal(signal.SIGINT)):  # python -m datasets.check
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C during the imports
 
 import numpy as np
 

@@ -5,14 +5,14 @@ files, sizes that differ, label values out of range) and exits with 1 if there i
 folder: python DIR/datasets/check.py NAME PATH.
 """
 
+import os
 import signal
 import sys
 from pathlib import Path
 
-if __name__ == "__main__" and callable(signal.getsignal(signal.SIGINT)):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: a silent end
 if __name__ == "__main__" and not __package__:  # run as a file
     sys.path[0], __package__ = str(Path(__file__).resolve().parent.parent), "datasets"
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C during the imports
 
 from tqdm import tqdm
 

@@ -35,7 +35,7 @@ def check_flags(arguments, table):
 
 
 def check_eval(arguments):
-    """Complete the flags of eval.py. Raises UserError for one without effect."""
+    """The flags of eval.py, complete. Raises UserError for one without effect."""
     check_flags(arguments, EVAL)
     other = "--image" if arguments.image else "--summary" if arguments.summary else ""
     if arguments.dataset and other and arguments.checkpoint and arguments.protocol != "paper":
@@ -45,6 +45,7 @@ def check_eval(arguments):
     if arguments.crop_size and (unused or arguments.crop_size < SMALLEST):
         raise UserError(f"--crop-size {arguments.crop_size}: wanted at least {SMALLEST}, and "
                         "--protocol sliding, multiscale or paper, which have windows")
+    return arguments
 
 
 def load_recipe(paper, dataset, preset="tiny"):
