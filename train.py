@@ -40,7 +40,7 @@ from datasets.pictures import draw_run
 from datasets.predictions import keep_out, write_scores
 from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augmentation
-from papers import describe, losses, options, runs, start, weights
+from papers import contents, describe, losses, options, runs, start, weights
 from papers.rehearsal import rehearse
 from papers.settings import DEFAULTS, TRAIN, check, check_flags, resolve
 
@@ -121,7 +121,9 @@ def main():
     losses.choose(model, config, recipe)
     samples = TrainingSamples(train_set, augmentation(recipe), config["seed"])
     begun = time.monotonic()
-    if not resumed:
+    if resumed:
+        contents.check_network(model, recipe, resumed, out / "last.pt")
+    else:
         memory.check_batch(recipe, world, device)
         rehearse(model, samples, val_set, recipe, device, config["precision"],
                  arguments.compile)

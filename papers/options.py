@@ -145,6 +145,21 @@ def read(pairs, known, flag):
     return options
 
 
+def recipe_misfit(name, value):
+    """What is wanted in the place of the value of a number of a recipe, "" if it can be one."""
+    default = getattr(Recipe(), name)
+    positive = ("1 or more", lambda value: value > 0)
+    other = positive if type(default) is int else ("0 or more", lambda value: value >= 0)
+    wanted, fits = WANTED.get(name, other)
+    kind = {int: (int,), float: (int, float), tuple: (tuple, list, set)}.get(
+        type(default), (type(default),))
+    try:
+        fine = type(value) in kind and (type(default) is not float or value < math.inf)
+        return "" if fine and fits(value) else wanted
+    except TypeError:  # other things than numbers in it
+        return wanted
+
+
 def parse_recipe(pairs):
     """Numbers of a recipe: ["flip=off", "scale=0.5,2"] -> {"flip": False, "scale": (0.5, 2)}.
     Raises UserError that names the number."""
@@ -154,14 +169,7 @@ def parse_recipe(pairs):
             raise UserError(f"--recipe {name}: unknown; valid: {', '.join(known)}")
     numbers = read(pairs, known, "--recipe")
     for name, value in numbers.items():
-        positive = ("1 or more", lambda value: value > 0)
-        other = positive if type(known[name]) is int else ("0 or more", lambda value: value >= 0)
-        wanted, fits = WANTED.get(name, other)
-        try:
-            fine = fits(value)
-        except TypeError:  # None, or a number in place of several
-            fine = False
-        if not fine:
+        if wanted := recipe_misfit(name, value):
             raise UserError(f"--recipe {name}={value}: wanted {wanted}")
         numbers[name] = tuple(value) if isinstance(known[name], tuple) else value
     return numbers

@@ -7,17 +7,13 @@ import os
 import sys
 from dataclasses import asdict
 
-import torch
-
 from common import checkpoint, processes
 from common.errors import UserError
 from common.run import FILES
 
+from .contents import check_fields
+
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-FIELDS = {"model": dict, "optimizer": dict, "scaler": dict, "config": dict, "recipe": dict,
-          "log": list, "step": int, "best": float, "running": list, "curve": list}
-CONFIG = {"paper": str, "preset": str, "dataset": str, "options": dict, "num_classes": int,
-          "classes": list, "palette": list}
 
 try:
     from fcntl import LOCK_EX, LOCK_NB, lockf
@@ -94,41 +90,6 @@ def check_best(state, out):
     except (UserError, AttributeError) as error:
         reason = str(error)
     raise BestError(f"{path} is needed in the end: {reason}; copy last.pt to it to do without")
-
-
-def check_tensors(content, path):
-    """Raise UserError for a tensor that is no plain array of real numbers, however deep it lies in
-    the content of a file."""
-    queue, seen = [(content, "")], set()
-    while queue:
-        value, name = queue.pop()
-        if isinstance(value, torch.Tensor):
-            kinds = (value.layout != torch.strided and "sparse", value.is_quantized and "quantised",
-                     value.is_meta and "without content (meta)", value.is_complex() and "complex")
-            if any(kinds):
-                raise UserError(f"{path}: the tensor {name[1:201]} is {next(filter(None, kinds))}; "
-                                "wanted plain arrays of real numbers")
-        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
-            seen.add(id(value))  # a list may hold itself
-            pairs = value.items() if isinstance(value, dict) else enumerate(value)
-            queue.extend((part, f"{name}.{key}") for key, part in pairs)
-
-
-def check_fields(state, path, needed=tuple(FIELDS)):
-    """Raise UserError if one of the needed fields of a checkpoint, or of what it says about its
-    network, is missing or of another type."""
-    check_tensors(state, path)
-    for fields, values in (({name: FIELDS[name] for name in needed}, state),
-                           (CONFIG, state["config"])):
-        for name, kind in fields.items():
-            if not isinstance(values, dict) or not isinstance(values.get(name), kind):
-                raise UserError(f"{path}: the field {name} is missing or not what train.py writes; "
-                                "the file is of an older version or of another program")
-    if not isinstance(state["config"].get("train_sizes", []), list):
-        raise UserError(f"{path}: the field train_sizes is not what train.py writes")
-    if not 1 <= state["config"]["num_classes"] == len(state["config"]["classes"]) <= 255:
-        raise UserError(f"{path}: {state['config']['num_classes']} classes, and names of "
-                        f"{len(state['config']['classes'])}: that does not go together")
 
 
 def world():

@@ -9,7 +9,7 @@ from common.cli import load_paper, papers
 from common.errors import UserError
 from common.recipe import Recipe
 
-from . import options, runs
+from . import contents, options
 from .settings import load_recipe
 
 MORE = "; docs/weights.md tells which files load"
@@ -25,7 +25,7 @@ def read(paper, path):
             content = official.load(path)
         except ValueError as error:
             raise UserError(str(error)) from None
-    runs.check_tensors(content, path)
+    contents.check_tensors(content, path)
     return content
 
 
@@ -70,7 +70,7 @@ def load_run(path, paper=None, preset=None, pairs=()):
     """(config, state, recipe) of a run of train.py. Raises UserError, also if it is asked to be
     something else than it is."""
     stored = checkpoint.load_run(path)
-    runs.check_fields(stored, path, needed=("model", "config", "recipe"))
+    contents.check_fields(stored, path, needed=("model", "config", "recipe"))
     config, known = stored["config"], {field.name for field in dataclasses.fields(Recipe)}
     for flag, value in (("preset", preset), ("set", pairs)):
         if value:

@@ -1,6 +1,8 @@
 """Nothing is silently wrong: masks of 0 and 255, labels of four bits, turned photos, lost lines."""
 
+import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,8 +19,9 @@ from common.errors import UserError
 from common.metrics import ConfusionMatrix
 from datasets import check, statistics
 from datasets.files import read_image, read_label
-from papers import options, runs
+from papers import contents, options, runs
 from tests import crash
+from tests.helpers import contents as contents_of
 from tests.test_cli import QUICK, data, trained  # noqa: F401, fixtures
 
 LEFT = np.repeat(np.arange(2, dtype=np.uint8), 24)[None].repeat(40, 0)  # two classes, half each
@@ -231,6 +234,78 @@ def test_every_flag_works_or_is_refused(cli, trained, flags):
                                                                       else 2] in err, err
 
 
+FLAGS = {"--dataset": ["folder"], "--data": ["."], "--split": ["val"], "--protocol": ["sliding"],
+         "--crop-size": [64], "--scales": ["0.5,1"], "--save-predictions": [], "--image": ["x.png"],
+         "--summary": [], "--attention": ["1,1"], "--explore": [], "--out": ["new"],
+         "--device": ["cpu"], "--paper": ["pysa"], "--preset": ["tiny"], "--set": ["cells=1"]}
+NEEDS = {"--crop-size": {"--protocol", "--summary"}, "--preset": {"--official"},
+         "--set": {"--official"}}  # one of them
+BESIDE = {"--summary": {"--dataset", "--data", "--split", "--protocol", "--scales", "--image",
+                        "--save-predictions", "--attention", "--explore", "--out"},
+          "--explore": {"--attention", "--save-predictions", "--protocol", "--scales"},
+          "--attention": {"--save-predictions"}, "--image": {"--data", "--split", "--dataset"}}
+
+
+def test_every_pair_of_flags_of_eval(cli, trained, monkeypatch):
+    """Refused where one needs another or has no effect beside it, else something is done."""
+    def act(*_):
+        done.append(1)
+
+    for name in ("score", "segment", "attend", "explore"):
+        monkeypatch.setattr(f"eval.{name}", act)
+    monkeypatch.setattr("papers.describe.print_summary", act)
+    _, out, _ = cli("eval", "--help")
+    assert {*re.findall(r"^  (--[a-z-]+)", out, re.M)} == {*FLAGS, "--official"}
+    for one, other in itertools.combinations(FLAGS, 2):
+        done = []
+        code, _, err = cli("eval", trained, one, *FLAGS[one], other, *FLAGS[other])
+        useless = (other in BESIDE.get(one, ()) or one in BESIDE.get(other, ())
+                   or any(other not in NEEDS.get(one, {other}) for one, other in
+                          ((one, other), (other, one))))
+        assert (code, len(done)) == ((2, 0) if useless else (0, 1)), (one, other, err)
+        assert not useless or one in err or other in err, err
+
+
+@pytest.mark.parametrize("flags,words", [
+    (("--start-from", "RUN", "--weights", "w.pth"), "--weights has no effect with --start-from"),
+    (("--lr", 0.1, "--recipe", "lr=0.2"), "--recipe lr=0.2: --lr says 0.1"),
+    (("--data", "."), "--data .: shapes has no folder"),
+    (("--loss", "dice", "--class-weights", "auto"), "--class-weights has no effect with --loss")])
+def test_pairs_of_flags_of_train(cli, trained, tmp_path, flags, words):
+    before = contents_of(tmp_path)
+    code, out, err = cli("train", *(trained if word == "RUN" else word for word in flags))
+    assert code == 2 and out == "" and words in err and err.count("\n") == 1, err
+    assert contents_of(tmp_path) == before
+
+
+def test_start_from_is_not_for_resuming(cli, trained, data):
+    code, _, err = cli("train", "--resume", "--out", trained, "--data", data, "--start-from",
+                       trained)
+    assert code == 2 and "--start-from has no effect with --resume" in err
+
+
+def test_every_flag_wants_a_value(cli, trained):
+    """`--lr=--` is an empty list to argparse, whatever the type."""
+    for program in ("train", "eval"):
+        flags = re.findall(r"^  (--[a-z-]+)[ \[]+[A-Z{]", cli(program, "--help")[1], re.M)
+        assert len(flags) > 12
+        for flag in flags:
+            code, out, err = cli(program, *[trained] * (program == "eval"), f"{flag}=--")
+            assert code == 2 and out == "" and err == f"error: {flag}: wanted a value\n", err
+
+
+def test_names_of_any_length(cli, trained, data, tmp_path):
+    """And whatever else the system refuses: one line that names the file."""
+    long = "n" * 300
+    for flags in (("train", "--out", long), ("train", "--weights", long), ("eval", long),
+                  ("eval", trained, "--image", long), ("train", "--start-from", long),
+                  ("train", "--dataset", "folder", "--data", long),
+                  ("eval", trained, "--data", data, "--out", long),
+                  ("eval", trained, "--data", data, "--save-predictions", long, "--out", "x")):
+        code, out, err = cli(*flags)
+        assert code == 2 and err.count("\n") == 1 and long in err and "Errno" not in err, err
+
+
 def test_weights_are_not_for_resuming(cli, trained, data):
     code, _, err = cli("train", "--resume", "--out", trained, "--data", data, "--weights", "x")
     assert code == 2 and "--weights has no effect with --resume" in err
@@ -250,21 +325,63 @@ def test_variables_of_torchrun_go_together(monkeypatch, variables):
     assert runs.world() == 1
 
 
-@pytest.mark.parametrize("name", [*runs.FIELDS, *(f"config/{name}" for name in runs.CONFIG)])
+@pytest.mark.parametrize("name", [*contents.FIELDS,
+                                  *(f"config/{name}" for name in contents.CONFIG)])
 def test_every_field_of_a_checkpoint_is_checked(trained, tmp_path, name):
     whole = checkpoint.load(trained / "last.pt")
-    runs.check_fields(whole, "a.pt")
+    contents.check_fields(whole, "a.pt")
     field, _, key = name.partition("/")
     for wrong in (None, object, b"", torch.zeros(1), 1j):
         state = {**whole, "config": dict(whole["config"])}
         (state[field] if key else state).__setitem__(key or field, wrong)
         with pytest.raises(UserError, match=f"a.pt: the field {key or field} is missing") as error:
-            runs.check_fields(state, "a.pt")
+            contents.check_fields(state, "a.pt")
         assert len(str(error.value)) < 300
     for count in (-1, 0, 3, 300):
         state = {**whole, "config": {**whole["config"], "num_classes": count}}
         with pytest.raises(UserError, match="that does not go together"):
-            runs.check_fields(state, "a.pt")
+            contents.check_fields(state, "a.pt")
+
+
+INSIDE = [  # where in a run, what stands there then
+    (("model", "head.classifier.bias"), 0.5), (("log", 0, "miou"), None), (("log", 0), (1, 2)),
+    (("step",), -1), (("step",), True), (("running",), [1.0]), (("curve", 0), "high"),
+    (("curve",), []), (("recipe", "steps"), {}), (("recipe", "lr"), float("inf")),
+    (("recipe", "scale"), (2, 1)), (("recipe", "flip"), 1), (("config", "palette", 0), [1, 2]),
+    (("config", "palette", 0, 0), 256), (("config", "classes", 0), None),
+    (("config", "precision"), "int8"), (("config", "freeze"), "head"), (("config", "seed"), "0"),
+    (("config", "stored_ids"), [-1, 0]), (("config", "train_sizes"), None),
+    (("optimizer", "param_groups", 0), 3), (("optimizer", "param_groups", 0, "eps"), "small"),
+    (("optimizer", "param_groups"), []), (("optimizer", "state", 0), {}),
+    (("optimizer", "state", 0, "exp_avg"), torch.zeros(2)),
+    (("optimizer", "state", 0, "exp_avg"), None),
+]
+
+
+@pytest.mark.parametrize("path,value", INSIDE, ids=lambda value: "/".join(map(str, value))
+                         if isinstance(value, tuple) else None)
+def test_what_a_run_holds_is_checked_to_the_bottom(cli, trained, data, tmp_path, path, value):
+    """Before anything is written."""
+    shutil.copytree(trained, tmp_path / "run")
+    state = inside = checkpoint.load(trained / "last.pt")
+    *way, last = path
+    for part in way:
+        inside = inside[part]
+    inside[last] = value
+    checkpoint.save(tmp_path / "run" / "last.pt", state)
+    before = contents_of(tmp_path)
+    code, out, err = cli("train", "--resume", "--out", "run", "--data", data, "--workers", 0)
+    assert code == 2 and out == "" and err.count("\n") == 1 and "last.pt: " in err, err
+    assert len(err) < 500 and contents_of(tmp_path) == before
+
+
+def test_a_run_that_lacks_a_tensor_can_be_started_from(cli, trained, data, tmp_path):
+    state = checkpoint.load(trained / "best.pt")
+    del state["model"]["head.classifier.bias"]
+    checkpoint.save(tmp_path / "a.pt", state)
+    code, _, err = cli("train", *QUICK, "--dataset", "folder", "--data", data, "--workers", 0,
+                       "--start-from", "a.pt", "--out", "run")
+    assert code == 0 and "new: head.classifier.bias, 2\n" in err, err
 
 
 OPTIONS = [
@@ -343,7 +460,7 @@ def test_tensors_that_are_no_plain_numbers(cli, trained, tmp_path, kind, words):
 def test_a_file_that_holds_itself(tmp_path):
     state = {"model": {}}
     state["more"] = [state]
-    runs.check_tensors(state, "a.pt")
+    contents.check_tensors(state, "a.pt")
 
 
 def test_safetensors_are_named(cli, tmp_path):
