@@ -16,9 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 class Parser(argparse.ArgumentParser):
     """argparse whose complaints are one line, and whose help is the program's docstring."""
 
-    def __init__(self, description, prog=None):
-        super().__init__(prog, description=description,
-                         formatter_class=argparse.RawDescriptionHelpFormatter)
+    def __init__(self, text, prog=None):
+        super().__init__(prog, None, text, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def parse_args(self):
         for word in sys.argv[1:]:
@@ -27,9 +26,10 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args()
 
     def error(self, message):
-        found = re.fullmatch("argument (.*): invalid (.*) value: '(.*)'", message, re.DOTALL)
+        found = re.fullmatch("(?s)argument (.*): invalid (.*) value: '(.*)'", message)
         message = "{0} {2}: wanted {1}".format(*found.groups()) if found else message
-        raise UserError(message.removeprefix("argument "))
+        more = "; --help lists the flags" * message.startswith("unrecognized")
+        raise UserError(message.removeprefix("argument ") + more)
 
 
 def pick_device(name):

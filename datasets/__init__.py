@@ -54,7 +54,7 @@ def load(name, root=None, split="train", seed=0):
     UserError, also for files without partner.
     """
     if name not in NAMES:
-        raise UserError(f"unknown dataset {name!r}; valid: {', '.join(NAMES)}")
+        raise UserError(f"--dataset {name}: unknown; valid: {', '.join(NAMES)}")
     if split not in SAMPLES[name]:
         raise UserError(f"unknown split {split!r}; valid: {', '.join(SAMPLES[name])} (what {name} "
                         "has labels for)")

@@ -4,6 +4,7 @@ wrong."""
 import json
 import os
 import struct
+import unicodedata
 import warnings
 from pathlib import Path, PurePosixPath
 
@@ -222,7 +223,8 @@ def pair_up(images, labels, image_endings, label_ending):
         for name in sorted(list_folder(folder)):
             for ending in endings:
                 if name.lower().endswith(ending.lower()):
-                    stem = name[: -len(ending)]
+                    # a letter with an accent is one character or two, as the system has it
+                    stem = unicodedata.normalize("NFC", name[: -len(ending)])
                     if stem in files:
                         raise UserError(
                             f"{folder} holds both {files[stem]} and {name}: one name, one file")
@@ -255,10 +257,10 @@ def read_list(path):
 
 def read_pairs(path, root):
     """A list with lines "image label" as pairs of paths in `root`. Only the last two parts of a
-    path count: lists start theirs with "/" or with folders of their authors."""
+    path count: lists start theirs with "/" or with folders of their authors. Windows has "\\"."""
     pairs = []
     for line in read_list(path):
-        words = line.split()
+        words = line.replace("\\", "/").split()
         # Both names are the same but for the endings, so a name with a space has it twice.
         half = len(words) // 2
         if len(words) % 2:

@@ -8,6 +8,7 @@ not replaced. Nor is anything written among the files of a dataset.
 import csv
 import io
 import os
+import sys
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
@@ -107,11 +108,12 @@ def writer(dataset, folder, root, flag="--save-predictions"):
     named = {}
     for index in range(len(dataset)):
         name = dataset.sample_name(index)
-        if name in named:
-            first, second = (dataset.pairs[i][0] for i in (named[name], index))
+        key = name.casefold() if sys.platform in ("win32", "darwin") else name  # one file there
+        if key in named:
+            first, second = (dataset.pairs[i][0] for i in (named[key], index))
             raise UserError(
                 f"{flag}: {first} and {second} would both be written as {name}.png; rename one")
-        named[name] = index
+        named[key] = index
         check_free(folder / f"{name}.png", flag)
     try:
         folder.mkdir(parents=True, exist_ok=True)

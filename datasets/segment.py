@@ -17,6 +17,8 @@ def pictures_in(path):
     """{name: file} of the pictures in a folder, or of the one at `path`. A picture's name is that
     of the file without its ending, where another one has the same name with it. Raises
     UserError."""
+    if not path.exists():
+        raise UserError(f"--image: no such file: {path}")
     folder = path if path.is_dir() else path.parent
     files = sorted(folder / name for name in list_folder(folder))
     files = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]

@@ -8,6 +8,7 @@ from common.cli import load_paper, papers
 from common.errors import UserError
 from common.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
+MOST = 10**4  # a larger number of anything is a mistake, found here and not when memory is full
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 # What a number of a recipe must be where that is not obvious; text and a test.
 WANTED = {
@@ -16,20 +17,17 @@ WANTED = {
     "train_split": ("a split", lambda value: isinstance(value, str)),
     "no_decay": ("parts of names, such as ('norm',)",
                  lambda value: all(isinstance(part, str) for part in value)),
-    "scale": ("LOW,HIGH with 0 < LOW <= HIGH",
-              lambda value: len(value) == 2 and 0 < value[0] <= value[1] < math.inf),
+    "scale": (f"LOW,HIGH with 0 < LOW <= HIGH <= {MOST}",
+              lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= MOST),
     "fit": ("LONG,SHORT in pixels or ()", lambda value: len(value) in (0, 2) and all(
         type(side) is int and side > 0 for side in value)),
     "warmup_steps": ("0 or more", lambda value: value >= 0),
     "lr": ("more than 0", lambda value: value > 0),
-    "test_scale": ("more than 0", lambda value: value > 0),
+    "test_scale": (f"more than 0, at most {MOST}", lambda value: 0 < value <= MOST),
     "max_share": ("more than 0, at most 1", lambda value: 0 < value <= 1),
     "drop_at": ("0 to 1", lambda value: 0 <= value <= 1),
     "momentum": ("0 to less than 1", lambda value: 0 <= value < 1),
 }
-
-
-MOST = 10**4  # a larger number of anything is a mistake, found here and not when memory is full
 
 
 def positive(kind):
@@ -53,10 +51,13 @@ whole.__name__ = "a whole number"  # what is wanted, where it is something else
 
 def factors(text):
     """An argparse type: "0.5,1" -> (0.5, 1.0)."""
-    return tuple(positive(float)(part) for part in text.split(","))
+    found = tuple(positive(float)(part) for part in text.split(","))
+    if max(found) > MOST:
+        raise ValueError
+    return found
 
 
-factors.__name__ = "numbers above 0, such as 0.5,1"
+factors.__name__ = f"numbers above 0, at most {MOST}, such as 0.5,1"
 
 
 def defaults(paper):

@@ -40,7 +40,7 @@ from tests import crash
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 240  # seconds; a real process takes some to start
-SLOW = 60
+SLOW = 180
 PROGRAMS = {"train": train_program, "eval": eval_program, "datasets.check": check_program}
 QUICK = ("--steps=1", "--batch-size=2", "--crop-size=32", "--device=cpu")
 CODES = {"train": (0, 2), "eval": (0, 2), "datasets.check": (0, 1, 2)}

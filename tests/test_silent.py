@@ -17,7 +17,7 @@ from common import checkpoint
 from common import cli as cli_module
 from common.errors import UserError
 from common.metrics import ConfusionMatrix
-from datasets import check, statistics
+from datasets import check, files, predictions, statistics
 from datasets.files import read_image, read_label
 from papers import contents, options, runs
 from tests import crash
@@ -528,3 +528,62 @@ def test_more_pixels_than_pillow_takes(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9000)
     with pytest.raises(UserError, match="a.png has more than 0 million pixels; cut it up"):
         read_image(tmp_path / "a.png")
+
+
+def test_lists_from_windows(tmp_path):
+    (tmp_path / "a.txt").write_bytes("images\\a b.png labels\\a b.png\r\n".encode())
+    assert files.read_pairs(tmp_path / "a.txt", tmp_path) == [
+        (tmp_path / "images" / "a b.png", tmp_path / "labels" / "a b.png")]
+
+
+def test_accents_are_one_character_or_two(tmp_path):
+    """As Windows and macOS write them: the same name."""
+    root = write(tmp_path, {"train": [LEFT], "val": [LEFT]})
+    (root / "images" / "train" / "0.png").rename(root / "images" / "train" / "\u00e9.png")
+    (root / "labels" / "train" / "0.png").rename(root / "labels" / "train" / "e\u0301.png")
+    assert len(datasets.load("folder", root, "train")) == 1
+
+
+@pytest.mark.parametrize("system,refused", [("linux", False), ("win32", True), ("darwin", True)])
+def test_names_that_differ_by_case(tmp_path, monkeypatch, system, refused):
+    """Are one file on Windows and macOS: the second prediction would replace the first."""
+    class Two:
+        pairs, stored_ids = [("A.png", ""), ("a.png", "")], np.arange(2)
+
+        def __len__(self):
+            return 2
+
+        def sample_name(self, index):
+            return "Aa"[index]
+
+    monkeypatch.setattr(sys, "platform", system)
+    if refused:
+        with pytest.raises(UserError, match="A.png and a.png would both be written as a.png"):
+            predictions.writer(Two(), tmp_path / "new", None)
+    else:
+        predictions.writer(Two(), tmp_path / "new", None)
+
+
+NEWCOMER = [  # what is typed, what the line says
+    (("train", "--dataset", "folders"), "--dataset folders: unknown; valid: shapes, camvid"),
+    (("train", "--dataset", "folder", "--data", "DATA/images"), "is it DATA that you mean?"),
+    (("train", "--epochs", 10), "unrecognized arguments: --epochs 10; --help lists the flags"),
+    (("train", "--set", "context", "false"), "unrecognized arguments: false"),
+    (("train", "--lr", "0,01"), "--lr 0,01: wanted a number above 0"),
+    (("train", "--steps", "1e4"), "--steps 1e4: wanted a whole number above 0"),
+    (("train", "--batch-size", "-4"), "--batch-size -4: wanted a whole number above 0"),
+    (("train", "--workers", "two"), "--workers two: wanted a whole number"),
+    (("eval", "RUN", "--image", "https://example.org/a.jpg"), "--image: no such file: https:"),
+    (("eval", "RUN", "--scales", "1e308"), "--scales 1e308: wanted numbers above 0, at most 10000"),
+    (("eval", "RUN", "--split", "valid"), "--split: invalid choice: 'valid' (choose from"),
+    (("train", "--recipe", "test_scale=1e308"), "wanted more than 0, at most 10000"),
+]
+
+
+@pytest.mark.parametrize("flags,words", NEWCOMER)
+def test_what_a_newcomer_types(cli, trained, data, tmp_path, flags, words):
+    given = [str(flag).replace("RUN", str(trained)).replace("DATA", str(data)) for flag in flags]
+    code, out, err = cli(*given)
+    assert code == 2 and out == "" and err.count("\n") == 1, err
+    assert words.replace("DATA", str(data)) in err, err
+    assert list(tmp_path.iterdir()) == []
