@@ -93,7 +93,8 @@ def sizes_of(dataset):
     """Bytes of LOOKED images with their labels, of a dataset from files, else []."""
     pairs = getattr(dataset, "pairs", [])
     indices = np.linspace(0, len(pairs) - 1, LOOKED).astype(int) if pairs else []
-    return [sum(map(os.path.getsize, pairs[index])) for index in indices]
+    return [sum(os.path.getsize(path) for path in pairs[index] if os.path.isfile(path))
+            for index in indices]
 
 
 def compare(sizes, before, root):

@@ -25,16 +25,16 @@ class MissingSplit(UserError):
     """A split that a copy of the dataset may lack: not everybody has it."""
 
 
-def regular(path):
+def regular(path, kind=""):
     """`path`; a UserError if something else than a file is there. A pipe would be read for ever."""
     if os.path.exists(path) and not os.path.isfile(path):
-        raise UserError(f"cannot read {path}: it is a folder, a pipe or a device, not a file")
+        raise UserError(f"cannot read {kind}{path}: it is a folder, a pipe or a device, no file")
     return path
 
 
 def read_pixels(path):
     """A picture as pillow has it, loaded. Raises UserError that names the file."""
-    regular(path)
+    regular(path, "image ")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on metadata; what cannot be read raises
