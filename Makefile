@@ -30,6 +30,9 @@ test: setup      ## run every test
 mutants: setup    ## plant known mistakes everywhere and see that near tests catch each; ARGS="common papers/pan" for some
 	$(RUN) -m tests.mutants $(ARGS)
 
+fuzz: setup      ## thousands of hostile inputs, ARGS="--inputs 5000 --seed 1": an hour; ARGS="--seed 1 --only 7": one again
+	$(RUN) -m tests.fuzz $(ARGS)
+
 crash: setup     ## kill training 20 times, also while it writes, and compare with an uninterrupted run bit by bit
 	$(RUN) -m tests.crash $(ARGS)
 
@@ -71,5 +74,5 @@ clean:           ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train test mutants crash bench probes results shapes-table pictures drawings camvid exercise grade explore links clean
+.PHONY: help setup train test mutants fuzz crash bench probes results shapes-table pictures drawings camvid exercise grade explore links clean
 .DEFAULT_GOAL := help

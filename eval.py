@@ -15,19 +15,26 @@ recipe.py (PSANet: --scales 0.5,0.75,1,1.25,1.5,1.75 for several). Pictures lie 
 """
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
+
+if __name__ == "__main__" and callable(signal.getsignal(signal.SIGINT)):
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C during the imports
 
 import datasets
 from common import cli
 from common.errors import UserError, run
-from common.inference import PROTOCOLS, SMALLEST, evaluate
+from common.guard import name_the_image
+from common.inference import PROTOCOLS, evaluate
 from datasets import memory, pictures, predictions
 from datasets.files import make_folder, read_image
 from datasets.folder import palette
 from datasets.segment import pictures_in, segment
 from learn.page import explore
 from papers import attention, describe, weights
-from papers.options import factors
+from papers.options import factors, positive
+from papers.settings import check_eval
 
 
 def parse():
@@ -44,8 +51,8 @@ def parse():
         help=f"one of: {', '.join(datasets.NAMES)} (default: the one it was trained on)")
     add("--data", type=Path, metavar="PATH", help="folder of the dataset")
     add("--split", choices=datasets.SPLITS, help="default: val")
-    add("--protocol", choices=(*PROTOCOLS, "paper"), default="whole")
-    add("--crop-size", type=cli.positive(int),
+    add("--protocol", choices=(*PROTOCOLS, "paper"), help="default: whole")
+    add("--crop-size", type=positive(int),
         help="window of sliding and multiscale (default: the training crop)")
     add("--scales", type=factors, metavar="A,B,...",
         help="sizes of the image to average over (default: the protocol's)")
@@ -59,16 +66,7 @@ def parse():
     add("--explore", action="store_true", help="the same for all its pixels, as a page")
     add("--device", help="cpu, cuda, mps (default: the best there is)")
     add("--out", type=Path, metavar="DIR", help="where pictures go")
-    arguments = parser.parse_args()
-    for flag, other in (("image", "data"), ("image", "split"), ("attention", "save_predictions")):
-        if getattr(arguments, flag) and getattr(arguments, other):
-            raise UserError(f"--{other.replace('_', '-')} has no effect with --{flag}")
-    arguments.split = arguments.split or "val"
-    unused = arguments.protocol == "whole" and not arguments.summary
-    if arguments.crop_size and (unused or arguments.crop_size < SMALLEST):
-        raise UserError(f"--crop-size {arguments.crop_size}: wanted at least {SMALLEST}, and "
-                        "--protocol sliding, multiscale or paper, which have windows")
-    return arguments
+    return check_eval(parser.parse_args())
 
 
 def choose_protocol(arguments, config, recipe):
@@ -102,32 +100,34 @@ def attend(model, config, arguments, protocol, out, device):
     if arguments.image:
         image, name = read_image(arguments.image, upright=True), [*pictures_in(arguments.image)][0]
     else:
-        dataset = datasets.load(named_dataset(arguments, config), arguments.data, arguments.split)
+        dataset = named_dataset(arguments, config, out)
         image, name = dataset[0][0], dataset.sample_name(0)
     row, column = pixel = attention.parse_pixel(arguments.attention, image.shape)
     explain, scale = attention.explanation(config["paper"]), protocol.scales[0]
     scale = scale if arguments.scales else attention.fitting_scale(image, scale)
     prediction, panels = attention.look(model, explain, image, pixel, scale, device)
     heading = f"What {config['paper']} looks at from row {row}, column {column} of {name}."
-    target = make_folder(out) / f"{name}-attention-{row}-{column}.png"
+    target = predictions.check_free(make_folder(out) / f"{name}-attention-{row}-{column}.png")
     pictures.save_png(target, pictures.attention_page(
         image, pixel, prediction, panels, config["classes"], config["palette"], heading))
     print(f"picture: {target}")
 
 
-def named_dataset(arguments, config):
-    """The dataset that the flags name, or that the network was trained on."""
+def named_dataset(arguments, config, out):
+    """The dataset that the flags name, or that the network was trained on, if `out` is no folder
+    of it."""
     name = arguments.dataset or config["dataset"]
     if name is None:
         raise UserError("--dataset: with --official say of which picture, --image FILE, or on "
                         f"which dataset, one of: {', '.join(datasets.NAMES)}")
-    return name
+    dataset = datasets.load(name, arguments.data, arguments.split)
+    predictions.keep_out(dataset, arguments.data, out, "--out")
+    return dataset
 
 
 def score(model, config, arguments, protocol, out, device):
     """Print the scores on a dataset, and write pictures of four predictions."""
-    name = named_dataset(arguments, config)
-    dataset = datasets.load(name, arguments.data, arguments.split)
+    name, dataset = arguments.dataset or config["dataset"], named_dataset(arguments, config, out)
     here, count = list(dataset.classes), config["num_classes"]
     known = config.get("classes", here) if arguments.checkpoint else here
     if len(here) != count:
@@ -136,17 +136,17 @@ def score(model, config, arguments, protocol, out, device):
     if here != known:
         raise UserError(f"--dataset {name} has other classes, {', '.join(here)[:99]}; the "
                         f"checkpoint was trained for {', '.join(known)[:99]}")
-    predictions.keep_out(dataset, arguments.data, out, "--out")
     memory.check_memory(dataset[0][1].shape, count, protocol, device, dataset.sample_name(0))
     folder = arguments.save_predictions
     folder = out / "predictions" if folder is True else folder
     save = predictions.writer(dataset, folder, arguments.data) if folder else None
-    target = make_folder(out) / f"{name}-{arguments.split}.png"
+    target = predictions.check_free(make_folder(out) / f"{name}-{arguments.split}.png")
+    table = predictions.check_free(target.with_suffix(".csv"))
     matrix, samples = evaluate(model, dataset, count, protocol, device, keep=4,
                                description=arguments.split, save=save)
     print(f"{matrix.table(dataset.classes)}\nmIoU {matrix.miou:.1%}")
     pictures.save_png(target, pictures.predictions(samples, dataset.classes, dataset.palette))
-    predictions.write_scores(target.with_suffix(".csv"), dataset.classes, matrix.iou)
+    predictions.write_scores(table, dataset.classes, matrix.iou)
     print(f"{len(dataset)} images, split {arguments.split}, protocol {arguments.protocol}   "
           f"pictures: {target}")
 
@@ -159,7 +159,8 @@ def main():
         arguments.dataset)
     model.to(device)
     if arguments.summary:
-        return describe.print_summary(model, config, arguments.crop_size or recipe.crop_size)
+        side = arguments.crop_size or recipe.crop_size
+        return describe.print_summary(model.to("meta"), config, side)
     if not config.get("classes"):  # official files do not tell them
         config["classes"] = [f"class {number}" for number in range(config["num_classes"])]
         config["palette"] = palette(config["num_classes"])
@@ -170,10 +171,8 @@ def main():
     protocol, out = choose_protocol(arguments, config, recipe), arguments.out or out
     action = (explore if arguments.explore else attend if arguments.attention
               else segment if arguments.image else score)
-    try:
+    with name_the_image(place=""):  # a network that knows one image size only says so
         action(model, config, arguments, protocol, out, device)
-    except ValueError as error:  # a network that knows one image size only says so
-        raise UserError(str(error)) from None
 
 
 if __name__ == "__main__":

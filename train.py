@@ -19,30 +19,35 @@ paper's recipe for the dataset, papers/PAPER/recipe.py.
 """
 
 import functools
+import os
+import signal
 import sys
 import time
 from pathlib import Path
+
+if __name__ == "__main__" and callable(signal.getsignal(signal.SIGINT)):
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C during the imports
 
 import torch
 
 import datasets
 from common import cli, processes
-from common.errors import UserError, run
+from common.errors import run
 from common.loop import train
 from common.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
-from datasets import statistics
+from datasets import memory, statistics
 from datasets.pictures import draw_run
 from datasets.predictions import keep_out, write_scores
 from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augmentation
-from papers import describe, losses, options, runs, start, weights
+from papers import contents, describe, losses, options, runs, start, weights
 from papers.rehearsal import rehearse
-from papers.settings import DEFAULTS, check, resolve
+from papers.settings import DEFAULTS, TRAIN, check, check_flags, resolve
 
 
 def parse():
     parser = cli.Parser(__doc__)
-    add, whole = parser.add_argument, cli.positive(int)
+    add, whole = parser.add_argument, options.positive(int)
     add("--paper", help=f"one of: {', '.join(cli.papers())} (default pysa)")
     paper, presets, names = options.there_are(sys.argv)
     add("--preset", help=f"size of the network; {paper} has {presets} (default tiny)")
@@ -58,14 +63,15 @@ def parse():
     add("--accumulate", type=whole, metavar="N", help="compute each batch in N parts: less memory, "
         "same gradients, but BatchNorm, dropout and what balances classes see single parts")
     add("--crop-size", type=whole, help="side of the training images in pixels, at least 32")
-    add("--lr", type=cli.positive(float), help="learning rate")
+    add("--lr", type=options.positive(float), help="learning rate")
     add("--optimizer", choices=OPTIMIZERS)
     add("--schedule", choices=SCHEDULES)
     add("--eval-every", type=whole, metavar="STEPS", help="evaluate and save this often")
-    add("--seed", type=int, help="of everything random (default 0)")
+    add("--seed", type=options.whole, help="of everything random (default 0)")
     add("--precision", choices=PRECISIONS, help="of the forward pass; float16 on CUDA only")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    add("--workers", type=int, help="processes that prepare data (default: 0 for shapes, else 2)")
+    add("--workers", type=options.whole,
+        help="processes that prepare data (default: 0 for shapes, else 2)")
     add("--compile", action="store_true", help="compile the network with torch.compile")
     add("--out", type=Path, metavar="DIR", help="default: runs/PAPER-PRESET-DATASET")
     add("--recipe", action="append", default=[], metavar="NUMBER=VALUE",
@@ -88,6 +94,8 @@ def main():
     out = arguments.out or Path("runs") / "-".join(names)
     starts = arguments.dry_run and not arguments.resume  # then no run is in the way
     resumed = None if starts else runs.open_run(out, arguments.resume)
+    arguments.resume = resumed is not None  # without a checkpoint it starts
+    check_flags(arguments, TRAIN)
     config, recipe = resolve(arguments, resumed)
     device, world = cli.pick_device(arguments.device), runs.world()
     check(arguments, config, recipe, device, world)
@@ -104,8 +112,6 @@ def main():
     torch.manual_seed(config["seed"])
     model = options.build_model(
         config["paper"], config["preset"], config["num_classes"], config["options"])
-    if arguments.weights and resumed:
-        raise UserError("--weights has no effect with --resume: the run has its own")
     if arguments.weights:
         report = weights.load_backbone(config["paper"], model, arguments.weights)
         if first:
@@ -115,7 +121,10 @@ def main():
     losses.choose(model, config, recipe)
     samples = TrainingSamples(train_set, augmentation(recipe), config["seed"])
     begun = time.monotonic()
-    if not resumed:
+    if resumed:
+        contents.check_network(model, recipe, resumed, out / "last.pt")
+    else:
+        memory.check_batch(recipe, world, device)
         rehearse(model, samples, val_set, recipe, device, config["precision"],
                  arguments.compile)
     forward = None if resumed else time.monotonic() - begun

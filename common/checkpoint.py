@@ -54,6 +54,9 @@ def load(path):
         refused = isinstance(error, pickle.UnpicklingError) and "Weights only" in str(error)
         if refused and zipfile.is_zipfile(path):
             reason = "it holds other objects than tensors, which could run code when loaded"
+        if path.suffix == ".safetensors":
+            reason = ("a safetensors file, which is not read; this converts it: torch.save("
+                      f'safetensors.torch.load_file("{path}"), "{path.with_suffix(".pth")}")')
     raise UserError(f"cannot load {path}: {reason}")
 
 
@@ -68,8 +71,7 @@ def load_run(path):
     state = load(path)
     wanted = {"model", "optimizer", "config", "recipe", "log", "step"}
     if not isinstance(state, dict) or not wanted <= state.keys():
-        hint = f"for official weights: --official {path}"
-        raise UserError(f"{path} is not a checkpoint of train.py ({hint})")
+        raise UserError(f"{path} is not a checkpoint of train.py (official ones: --official FILE)")
     with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
         if archive.testzip() is None:  # torch.load itself ignores the checksums
             return state

@@ -2,7 +2,8 @@
 
 import argparse
 import importlib
-import math
+import re
+import sys
 from pathlib import Path
 
 import torch
@@ -15,23 +16,20 @@ ROOT = Path(__file__).resolve().parent.parent
 class Parser(argparse.ArgumentParser):
     """argparse whose complaints are one line, and whose help is the program's docstring."""
 
-    def __init__(self, description):
-        kind = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, formatter_class=kind)
+    def __init__(self, text, prog=None):
+        super().__init__(prog, None, text, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def parse_args(self):
+        for word in sys.argv[1:]:
+            if word[:2] + word[-3:] == "--=--":  # argparse makes it [], whatever the type
+                self.error(f"{word[:-3]}: wanted a value")
+        return super().parse_args()
 
     def error(self, message):
-        raise UserError(message)
-
-
-def positive(kind):
-    """An argparse type: a number of this kind, greater than zero."""
-    def parse(text):
-        number = kind(text)
-        if not 0 < number < math.inf:
-            raise ValueError
-        return number
-    parse.__name__ = f"positive {kind.__name__}"
-    return parse
+        found = re.fullmatch("(?s)argument (.*): invalid (.*) value: '(.*)'", message)
+        message = "{0} {2}: wanted {1}".format(*found.groups()) if found else message
+        more = "; --help lists the flags" * message.startswith("unrecognized")
+        raise UserError(message.removeprefix("argument ") + more)
 
 
 def pick_device(name):

@@ -21,23 +21,20 @@ def lacks_memory(error):
 @contextlib.contextmanager
 def name_the_flag(recipe, device):
     """Turn what goes wrong inside a network into a UserError, where a flag can mend it."""
+    flags = f"--batch-size {recipe.batch_size}, --crop-size {recipe.crop_size}"
     try:
         yield
     except UserError:
         raise
     except ValueError as error:  # a network that cannot take this batch says why
-        flags = f"--batch-size {recipe.batch_size}, --crop-size {recipe.crop_size}"
         raise UserError(f"{flags}: {error}") from error
     except torch._dynamo.exc.TorchDynamoException as error:
         reason, _, _ = str(error).partition("\n\n")  # the rest is advice to PyTorch's developers
         raise UserError(f"--compile is not possible here, leave it out: {reason}") from error
     except (RuntimeError, MemoryError) as error:
         if lacks_memory(error):
-            raise UserError(
-                f"--batch-size {recipe.batch_size}, --crop-size {recipe.crop_size}: more than the "
-                f"memory of {device} holds; --accumulate {2 * recipe.accumulate} needs less for "
-                "the same step"
-            ) from error
+            raise UserError(f"{flags}: more than the memory of {device} holds; --accumulate "
+                            f"{2 * recipe.accumulate} needs less for the same step") from error
         if device.startswith("mps"):
             raise UserError(f"--device {device} cannot do all this network needs, --device cpu "
                             f"can: {error}") from error
@@ -45,7 +42,7 @@ def name_the_flag(recipe, device):
 
 
 @contextlib.contextmanager
-def name_the_image(weights=None):
+def name_the_image(weights=None, place="validation images: "):
     """Turn what goes wrong in an evaluation into a UserError. weights: a file that is safe."""
     try:
         yield
@@ -53,7 +50,7 @@ def name_the_image(weights=None):
         if isinstance(error, RuntimeError) and not lacks_memory(error):
             raise
         reason = LITTLE if lacks_memory(error) else error
-        place = "" if isinstance(error, UserError) else "validation images: "
+        place = "" if isinstance(error, UserError) else place
         kept = f"; {weights} holds the trained network" if weights else ""
         raise UserError(f"{place}{reason}{kept}") from error
 

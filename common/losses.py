@@ -35,6 +35,4 @@ def segmentation_loss(model, outputs, label, aux_weight, cross_entropy=cross_ent
     if hasattr(model, "loss"):
         return model.loss(outputs, label, cross_entropy)
     loss = cross_entropy(outputs["out"], label)
-    if "aux" not in outputs:
-        return loss
-    return loss + aux_weight * cross_entropy(outputs["aux"], label)
+    return loss + aux_weight * cross_entropy(outputs["aux"], label) if "aux" in outputs else loss

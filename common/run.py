@@ -31,7 +31,7 @@ class Run:
         self.step, self.best, self.log, self.running, self.curve = 0, -1.0, [], [0.0, 0], []
         if processes.rank() == 0:
             for name in FILES:  # left by a process that was killed while it wrote
-                for path in self.out.glob(f"{name}*.part"):
+                for path in filter(Path.is_file, self.out.glob(f"{name}*.part")):
                     path.unlink(missing_ok=True)
         if not resume:
             self.save("last.pt")  # a run can be resumed from its first second on

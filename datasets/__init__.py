@@ -1,6 +1,14 @@
 """Datasets, one file each. `load(name, root, split)` is the only door."""
 
 import functools
+import os
+import signal
+import sys
+
+if sys.argv[0] == "-m" and callable(signal.getsignal(signal.SIGINT)):  # python -m datasets.check
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C during the imports
+
+import numpy as np
 
 from common.errors import UserError
 
@@ -32,6 +40,7 @@ LOADERS = {
     "folder": folder.load,
 }
 NAMES = tuple(SAMPLES)
+LOOKED = 20  # training images whose sizes tell whether a resumed run has the same data
 SPLITS = ("train", "val", "test", "trainaug")
 
 
@@ -45,11 +54,13 @@ def load(name, root=None, split="train", seed=0):
     UserError, also for files without partner.
     """
     if name not in NAMES:
-        raise UserError(f"unknown dataset {name!r}; valid: {', '.join(NAMES)}")
+        raise UserError(f"--dataset {name}: unknown; valid: {', '.join(NAMES)}")
     if split not in SAMPLES[name]:
         raise UserError(f"unknown split {split!r}; valid: {', '.join(SAMPLES[name])} (what {name} "
                         "has labels for)")
     if name not in LOADERS:
+        if root is not None:
+            raise UserError(f"--data {root}: {name} has no folder, its scenes are made up")
         return shapes.Shapes(split, seed, task=name.partition("-")[2])
     dataset = LOADERS[name](root, split)
     if dataset.missing:
@@ -69,7 +80,30 @@ def load_pair(config, root, train_split, resumed=None):
     if resumed and len(train_set) != config.get("train_images", len(train_set)):
         raise UserError(f"--data {root}: {len(train_set)} training images, the run to resume has "
                         f"{config['train_images']}; other data need another --out")
-    config.update(train_images=len(train_set), num_classes=len(train_set.classes),
-                  classes=list(train_set.classes), stored_ids=train_set.stored_ids.tolist(),
+    sizes = sizes_of(train_set)
+    compare(sizes, config.get("train_sizes"), root)
+    config.update(train_images=len(train_set), train_sizes=sizes,
+                  num_classes=len(train_set.classes), classes=list(train_set.classes),
+                  stored_ids=train_set.stored_ids.tolist(),
                   palette=[list(colour) for colour in train_set.palette])
     return train_set, val_set
+
+
+def sizes_of(dataset):
+    """Bytes of LOOKED images with their labels, of a dataset from files, else []."""
+    pairs = getattr(dataset, "pairs", [])
+    indices = np.linspace(0, len(pairs) - 1, LOOKED).astype(int) if pairs else []
+    return [sum(os.path.getsize(path) for path in pairs[index] if os.path.isfile(path))
+            for index in indices]
+
+
+def compare(sizes, before, root):
+    """Raise UserError if most of the files are not of the sizes they had when the run began, and
+    say so if some are. before: None where that is not known."""
+    changed = sum(one != other for one, other in zip(sizes, before or sizes, strict=False))
+    if changed > LOOKED / 2:
+        raise UserError(f"--data {root}: other images than those of the run to resume; other data "
+                        "need another --out")
+    if changed:
+        print(f"warning: {changed} of {LOOKED} images or labels are not what they were when the "
+              "run began", file=sys.stderr)

@@ -1,14 +1,22 @@
 """python -m datasets.check NAME PATH: look at every file of a dataset before training on it.
 
 Prints one line per problem (another number of images than published, files without partner, damaged
-files, sizes that differ, label values out of range) and exits with 1 if there is any.
+files, sizes that differ, label values out of range) and exits with 1 if there is any. From another
+folder: python DIR/datasets/check.py NAME PATH.
 """
 
-import argparse
+import os
+import signal
+import sys
 from pathlib import Path
+
+if __name__ == "__main__" and not __package__:  # run as a file
+    sys.path[0], __package__ = str(Path(__file__).resolve().parent.parent), "datasets"
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C during the imports
 
 from tqdm import tqdm
 
+from common.cli import Parser
 from common.errors import UserError, run
 
 from . import LOADERS, SAMPLES, statistics
@@ -52,10 +60,7 @@ def problems(name, root):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        prog="python -m datasets.check", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__, "python -m datasets.check")
     parser.add_argument("name", choices=LOADERS, help="the dataset")
     parser.add_argument("path", type=Path, help="its folder")
     arguments = parser.parse_args()

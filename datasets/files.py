@@ -4,6 +4,7 @@ wrong."""
 import json
 import os
 import struct
+import unicodedata
 import warnings
 from pathlib import Path, PurePosixPath
 
@@ -24,8 +25,16 @@ class MissingSplit(UserError):
     """A split that a copy of the dataset may lack: not everybody has it."""
 
 
+def regular(path, kind=""):
+    """`path`; a UserError if something else than a file is there. A pipe would be read for ever."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"cannot read {kind}{path}: it is a folder, a pipe or a device, no file")
+    return path
+
+
 def read_pixels(path):
     """A picture as pillow has it, loaded. Raises UserError that names the file."""
+    regular(path, "image ")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on metadata; what cannot be read raises
@@ -36,8 +45,11 @@ def read_pixels(path):
                 return image
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError):
+    except UnidentifiedImageError:
         raise UserError(f"{path} is not an image that can be read") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million "
+                        "pixels; cut it up or save a smaller copy") from None
     except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
         raise UserError(
             f"cannot read image {path}: {getattr(error, 'strerror', None) or error}") from None
@@ -211,7 +223,8 @@ def pair_up(images, labels, image_endings, label_ending):
         for name in sorted(list_folder(folder)):
             for ending in endings:
                 if name.lower().endswith(ending.lower()):
-                    stem = name[: -len(ending)]
+                    # a letter with an accent is one character or two, as the system has it
+                    stem = unicodedata.normalize("NFC", name[: -len(ending)])
                     if stem in files:
                         raise UserError(
                             f"{folder} holds both {files[stem]} and {name}: one name, one file")
@@ -231,7 +244,7 @@ def read_list(path):
     """The lines of a list file without blank ones; a byte order mark and Windows line ends do not
     matter."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = regular(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -244,10 +257,10 @@ def read_list(path):
 
 def read_pairs(path, root):
     """A list with lines "image label" as pairs of paths in `root`. Only the last two parts of a
-    path count: lists start theirs with "/" or with folders of their authors."""
+    path count: lists start theirs with "/" or with folders of their authors. Windows has "\\"."""
     pairs = []
     for line in read_list(path):
-        words = line.split()
+        words = line.replace("\\", "/").split()
         # Both names are the same but for the endings, so a name with a space has it twice.
         half = len(words) // 2
         if len(words) % 2:

@@ -49,8 +49,10 @@ def load(root, split):
     """The dataset of `split` ("train", "val" or "test") under `root`. Raises UserError."""
     root = existing_folder(root)
     if not (root / "classes.txt").is_file():
-        raise UserError(f"{root / 'classes.txt'} is missing: write one class name per line, in the "
-                        "order of the ids 0, 1, 2, ...")
+        above = root.resolve().parent
+        cure = (f"is it {above} that you mean?" if (above / "classes.txt").is_file()
+                else "write one class name per line, in the order of the ids 0, 1, 2, ...")
+        raise UserError(f"--data {root}: {root / 'classes.txt'} is missing: {cure}")
     classes, colours = read_classes(root / "classes.txt")
     splits = divided(root)
     images, labels = splits.get(split) or (root / "images", root / "labels")

@@ -15,6 +15,8 @@ import numpy as np
 
 from common.errors import UserError
 
+from .files import regular
+
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8",
            13: "u8"}
 ARRAY, COMPRESSED = 14, 15  # types of elements that hold elements
@@ -28,7 +30,7 @@ def read_ids(path, variable, field=None, highest=255):
     Raises UserError that names the file, also where a value is no integer from 0 to `highest`.
     """
     try:
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             data = memoryview(file.read(LIMIT + 1))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None

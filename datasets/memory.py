@@ -1,4 +1,4 @@
-"""Whether the scores of a whole image fit into memory, before a network runs."""
+"""Whether a batch or the scores of a whole image fit into memory, before a network runs."""
 
 import os
 from pathlib import Path
@@ -29,6 +29,18 @@ def free_memory(device="cpu"):
     except (OSError, ValueError):  # there is no limit
         return free
     return min(free, limit - used)
+
+
+def check_batch(recipe, processes=1, device="cpu"):
+    """Raise UserError where a training would surely lack memory: its images as float32 and the
+    first map of a network, 8 numbers a pixel. To draw a million images only to say so takes
+    hours."""
+    count, free = recipe.batch_size // processes // recipe.accumulate, free_memory(device)
+    needed = 4 * (3 + 8) * count * recipe.crop_size**2
+    if free is not None and needed > free:
+        raise UserError(f"--batch-size {recipe.batch_size}, --crop-size {recipe.crop_size}: at "
+                        f"least {needed / 1e9:.0f} GB of memory are needed, {free / 1e9:.1f} GB "
+                        f"are free; --accumulate {2 * recipe.accumulate} needs less")
 
 
 def check_memory(size, num_classes, protocol, device="cpu", name="the image"):

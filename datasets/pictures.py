@@ -1,7 +1,6 @@
 """Pictures of what a network does, drawn with Pillow: predictions beside the truth, curves of a
 run."""
 
-import io
 import math
 import textwrap
 
@@ -10,6 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from common.checkpoint import write_atomically
 from common.metrics import IGNORE
+
+from .predictions import save_png as save_marked
 
 INK, PAPER, GRID = (30, 30, 35), (255, 255, 255), (225, 225, 230)
 # colour-blind safe (Okabe and Ito)
@@ -23,10 +24,8 @@ def font(size=14):
 
 
 def save_png(path, image):
-    """Write a PIL image, atomically."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    write_atomically(path, buffer.getvalue())
+    """Write a PIL image as a small PNG, see `predictions.save_png`."""
+    save_marked(path, image, optimize=True)
 
 
 def colourise(label, palette):

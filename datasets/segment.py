@@ -17,6 +17,8 @@ def pictures_in(path):
     """{name: file} of the pictures in a folder, or of the one at `path`. A picture's name is that
     of the file without its ending, where another one has the same name with it. Raises
     UserError."""
+    if not path.exists():
+        raise UserError(f"--image: no such file: {path}")
     folder = path if path.is_dir() else path.parent
     files = sorted(folder / name for name in list_folder(folder))
     files = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
@@ -35,10 +37,12 @@ def segment(model, config, arguments, protocol, out, device):
     masks = arguments.save_predictions
     masks = out / "predictions" if masks is True else masks
     make_folder(out)
+    for name in found:
+        predictions.check_free(out / f"{name}-segmented.png")
     if masks:
         make_folder(masks, "--save-predictions")
         for name in found:
-            predictions.check_free(masks / f"{name}.png")
+            predictions.check_free(masks / f"{name}.png", "--save-predictions")
     for name, path in tqdm(found.items(), unit="picture", disable=len(found) < 2):
         try:
             image = read_image(path, upright=True)

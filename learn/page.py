@@ -19,6 +19,7 @@ import datasets
 from common.checkpoint import write_atomically
 from common.inference import SMALLEST, normalise, scores_of
 from datasets.files import make_folder, read_image
+from datasets.predictions import check_free, keep_out
 from papers import attention
 
 from .lesson import ROOT
@@ -245,10 +246,11 @@ def explore(model, config, arguments, protocol, out, device):
     else:
         dataset = datasets.load(arguments.dataset or config["dataset"] or "", arguments.data,
                                 arguments.split)
+        keep_out(dataset, arguments.data, out, "--out")
         name, (image, label) = dataset.sample_name(0), dataset[0]
     networks = {paper: {(config["options"].get("context", True), True): model.cpu()}}
     picture = record_picture(blob, name, image, label, config["classes"], config["palette"],
                              networks)
-    target = make_folder(out) / f"{name}-explore.html"
+    target = check_free(make_folder(out) / f"{name}-explore.html")
     write(target, blob, [picture], [paper], f"{paper} {config['preset']}, one run.")
     print(f"page: {target}")

@@ -23,7 +23,7 @@ def class_weights(text):
     return text if text == "auto" else list(factors(text))
 
 
-class_weights.__name__ = "auto or list of positive numbers"
+class_weights.__name__ = "auto or numbers above 0, such as 1,2.5"
 
 
 def flags(add):

@@ -4,10 +4,11 @@ import ast
 import itertools
 import math
 
-from common.cli import load_paper, papers, positive
+from common.cli import load_paper, papers
 from common.errors import UserError
 from common.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
+MOST = 10**4  # a larger number of anything is a mistake, found here and not when memory is full
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 # What a number of a recipe must be where that is not obvious; text and a test.
 WANTED = {
@@ -16,28 +17,47 @@ WANTED = {
     "train_split": ("a split", lambda value: isinstance(value, str)),
     "no_decay": ("parts of names, such as ('norm',)",
                  lambda value: all(isinstance(part, str) for part in value)),
-    "scale": ("LOW,HIGH with 0 < LOW <= HIGH",
-              lambda value: len(value) == 2 and 0 < value[0] <= value[1] < math.inf),
+    "scale": (f"LOW,HIGH with 0 < LOW <= HIGH <= {MOST}",
+              lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= MOST),
     "fit": ("LONG,SHORT in pixels or ()", lambda value: len(value) in (0, 2) and all(
         type(side) is int and side > 0 for side in value)),
     "warmup_steps": ("0 or more", lambda value: value >= 0),
     "lr": ("more than 0", lambda value: value > 0),
-    "test_scale": ("more than 0", lambda value: value > 0),
+    "test_scale": (f"more than 0, at most {MOST}", lambda value: 0 < value <= MOST),
     "max_share": ("more than 0, at most 1", lambda value: 0 < value <= 1),
     "drop_at": ("0 to 1", lambda value: 0 <= value <= 1),
     "momentum": ("0 to less than 1", lambda value: 0 <= value < 1),
 }
 
 
-MOST = 10**4  # a larger number of anything is a mistake, found here and not when memory is full
+def positive(kind):
+    """An argparse type: a number of this kind, greater than zero."""
+    def parse(text):
+        number = kind(text)
+        if not 0 < number < math.inf:
+            raise ValueError
+        return number
+    parse.__name__ = f"a {'whole ' * (kind is int)}number above 0"
+    return parse
+
+
+def whole(text):
+    """An argparse type: a whole number."""
+    return int(text)
+
+
+whole.__name__ = "a whole number"  # what is wanted, where it is something else
 
 
 def factors(text):
     """An argparse type: "0.5,1" -> (0.5, 1.0)."""
-    return tuple(positive(float)(part) for part in text.split(","))
+    found = tuple(positive(float)(part) for part in text.split(","))
+    if max(found) > MOST:
+        raise ValueError
+    return found
 
 
-factors.__name__ = "list of positive numbers"  # what argparse calls it when it complains
+factors.__name__ = f"numbers above 0, at most {MOST}, such as 0.5,1"
 
 
 def defaults(paper):
@@ -126,6 +146,21 @@ def read(pairs, known, flag):
     return options
 
 
+def recipe_misfit(name, value):
+    """What is wanted in the place of the value of a number of a recipe, "" if it can be one."""
+    default = getattr(Recipe(), name)
+    positive = ("1 or more", lambda value: value > 0)
+    other = positive if type(default) is int else ("0 or more", lambda value: value >= 0)
+    wanted, fits = WANTED.get(name, other)
+    kind = {int: (int,), float: (int, float), tuple: (tuple, list, set)}.get(
+        type(default), (type(default),))
+    try:
+        fine = type(value) in kind and (type(default) is not float or value < math.inf)
+        return "" if fine and fits(value) else wanted
+    except TypeError:  # other things than numbers in it
+        return wanted
+
+
 def parse_recipe(pairs):
     """Numbers of a recipe: ["flip=off", "scale=0.5,2"] -> {"flip": False, "scale": (0.5, 2)}.
     Raises UserError that names the number."""
@@ -135,14 +170,7 @@ def parse_recipe(pairs):
             raise UserError(f"--recipe {name}: unknown; valid: {', '.join(known)}")
     numbers = read(pairs, known, "--recipe")
     for name, value in numbers.items():
-        positive = ("1 or more", lambda value: value > 0)
-        other = positive if type(known[name]) is int else ("0 or more", lambda value: value >= 0)
-        wanted, fits = WANTED.get(name, other)
-        try:
-            fine = fits(value)
-        except TypeError:  # None, or a number in place of several
-            fine = False
-        if not fine:
+        if wanted := recipe_misfit(name, value):
             raise UserError(f"--recipe {name}={value}: wanted {wanted}")
         numbers[name] = tuple(value) if isinstance(known[name], tuple) else value
     return numbers

@@ -11,11 +11,9 @@ from common import checkpoint, processes
 from common.errors import UserError
 from common.run import FILES
 
+from .contents import check_fields
+
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-FIELDS = {"model": dict, "optimizer": dict, "scaler": dict, "config": dict, "recipe": dict,
-          "log": list, "step": int, "best": float, "running": list, "curve": list}
-CONFIG = {"paper": str, "preset": str, "dataset": str, "options": dict, "num_classes": int,
-          "classes": list, "palette": list}
 
 try:
     from fcntl import LOCK_EX, LOCK_NB, lockf
@@ -33,11 +31,13 @@ def open_run(out, resume):
     touch a run, or a file of that name, without `resume`. With it a run that has no checkpoint yet
     starts, so that a script can always say --resume."""
     here = [name for name in FILES if (out / name).exists()]
+    if here == ["config.json"] and is_config(out / "config.json"):
+        here = []  # it was stopped before its first checkpoint: nothing is there to be lost
     if here and not resume:
         raise UserError(f"{out} already holds a run ({', '.join(here)}): {next_step(out)}, or "
                         "--out DIR to start another")
     if not {"last.pt", "best.pt"} & {*here}:
-        if here and not (here == ["config.json"] and is_config(out / "config.json")):
+        if here:
             raise UserError(f"{out} holds {', '.join(here)} but no checkpoint, so it is no run "
                             "that --resume could go on with; choose another --out")
         if resume:
@@ -92,20 +92,6 @@ def check_best(state, out):
     raise BestError(f"{path} is needed in the end: {reason}; copy last.pt to it to do without")
 
 
-def check_fields(state, path, needed=tuple(FIELDS)):
-    """Raise UserError if one of the needed fields of a checkpoint, or of what it says about its
-    network, is missing or of another type."""
-    for fields, values in (({name: FIELDS[name] for name in needed}, state),
-                           (CONFIG, state["config"])):
-        for name, kind in fields.items():
-            if not isinstance(values, dict) or not isinstance(values.get(name), kind):
-                raise UserError(f"{path}: the field {name} is missing or not what train.py writes; "
-                                "the file is of an older version or of another program")
-    if not 1 <= state["config"]["num_classes"] == len(state["config"]["classes"]) <= 255:
-        raise UserError(f"{path}: {state['config']['num_classes']} classes, and names of "
-                        f"{len(state['config']['classes'])}: that does not go together")
-
-
 def world():
     """How many processes train together: 1, or what torchrun says. Raises UserError for variables
     that do not go together."""
@@ -124,7 +110,7 @@ def world():
 def is_config(path):
     """Whether the file was written by `write_config`: the first thing that a run writes."""
     try:
-        return "recipe" in json.loads(path.read_text(encoding="utf-8"))
+        return path.is_file() and "recipe" in json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
 

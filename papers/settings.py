@@ -5,6 +5,7 @@ import dataclasses
 
 from common import cli
 from common.errors import UserError
+from common.inference import SMALLEST
 from common.recipe import LAPTOP
 
 from . import options
@@ -14,6 +15,37 @@ DEFAULTS = {"paper": "pysa", "preset": "tiny", "dataset": "shapes", "seed": 0, "
 # Flags that change a number of the recipe.
 NUMBERS = ("train_split", "steps", "batch_size", "accumulate", "crop_size", "lr", "optimizer",
            "schedule", "eval_every")
+# {a flag: those that have no effect beside it}
+TRAIN = {"resume": ("weights", "start_from"), "start_from": ("weights",)}
+EVAL = {
+    "summary": ("data", "split", "protocol", "scales", "save_predictions", "image", "attention",
+                "explore", "out"),
+    "explore": ("attention", "save_predictions", "protocol", "scales", "crop_size"),
+    "attention": ("save_predictions",),
+    "image": ("data", "split"),
+}
+
+
+def check_flags(arguments, table):
+    """Raise UserError for a flag that was given beside one that leaves it without effect."""
+    given = {name for name, value in vars(arguments).items() if value not in (None, False, [])}
+    for flag in given & table.keys():
+        for other in given.intersection(table[flag]):
+            raise UserError(f"--{other} has no effect with --{flag}".replace("_", "-"))
+
+
+def check_eval(arguments):
+    """The flags of eval.py, complete. Raises UserError for one without effect."""
+    check_flags(arguments, EVAL)
+    other = "--image" if arguments.image else "--summary" if arguments.summary else ""
+    if arguments.dataset and other and arguments.checkpoint and arguments.protocol != "paper":
+        raise UserError(f"--dataset has no effect with {other}")
+    arguments.split, arguments.protocol = arguments.split or "val", arguments.protocol or "whole"
+    unused = arguments.protocol == "whole" and not arguments.summary
+    if arguments.crop_size and (unused or arguments.crop_size < SMALLEST):
+        raise UserError(f"--crop-size {arguments.crop_size}: wanted at least {SMALLEST}, and "
+                        "--protocol sliding, multiscale or paper, which have windows")
+    return arguments
 
 
 def load_recipe(paper, dataset, preset="tiny"):
@@ -35,7 +67,11 @@ def resolve(arguments, resumed):
     inherited = getattr(arguments, "inherited", {})  # of the network to start from
     given["options"] = {**inherited, **options.parse(arguments.set, paper)} or None
     changed = {name: getattr(arguments, name) for name in NUMBERS}
-    changed.update(options.parse_recipe(arguments.recipe))
+    for name, value in options.parse_recipe(arguments.recipe).items():
+        if changed.get(name) not in (None, value):
+            raise UserError(f"--recipe {name}={value}: --{name.replace('_', '-')} says "
+                            f"{changed[name]}")
+        changed[name] = value
     given, changed = ({name: value for name, value in flags.items() if value is not None}
                       for flags in (given, changed))
     if not resumed:

@@ -59,9 +59,9 @@ def begin(model, state, arguments, quiet=False):
         raise UserError(f"--start-from {arguments.start_from}: no tensor fits this network")
     model.load_state_dict(fitting, strict=False)
     if state and not quiet:
+        there = {name: f" here, {sizes(state[name])} there" for name in own if name in state}
         print(f"{arguments.start_from}: {len(fitting)} of {len(own)} tensors taken",
-              *(f"  new: {name}, {sizes(own[name])}"
-                + f" here, {sizes(state[name])} there" * (name in state)
+              *(f"  new: {name}, {sizes(own[name])}{there.get(name, '')}"
                 for name in own if name not in fitting),
               *(f"  not used: {name}" for name in state if name not in own),
               sep="\n", file=sys.stderr)

@@ -9,7 +9,7 @@ from common.cli import load_paper, papers
 from common.errors import UserError
 from common.recipe import Recipe
 
-from . import options, runs
+from . import contents, options
 from .settings import load_recipe
 
 MORE = "; docs/weights.md tells which files load"
@@ -18,14 +18,15 @@ MORE = "; docs/weights.md tells which files load"
 def read(paper, path):
     """A file of official weights, read by the paper's own `official.load` where there is one."""
     official = load_paper(paper, "official")
-    if not hasattr(official, "load"):
-        return checkpoint.load(path)
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    try:
-        return official.load(path)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    if not hasattr(official, "load") or path.suffix == ".safetensors" or not path.is_file():
+        content = checkpoint.load(path)
+    else:
+        try:
+            content = official.load(path)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    contents.check_tensors(content, path)
+    return content
 
 
 def check_finite(model, path):
@@ -69,7 +70,7 @@ def load_run(path, paper=None, preset=None, pairs=()):
     """(config, state, recipe) of a run of train.py. Raises UserError, also if it is asked to be
     something else than it is."""
     stored = checkpoint.load_run(path)
-    runs.check_fields(stored, path, needed=("model", "config", "recipe"))
+    contents.check_fields(stored, path, needed=("model", "config", "recipe"))
     config, known = stored["config"], {field.name for field in dataclasses.fields(Recipe)}
     for flag, value in (("preset", preset), ("set", pairs)):
         if value:
@@ -84,6 +85,8 @@ def own_data(run):
     """The folder of the data that a run was trained on, as its config.json says, if it is there
     still, else None."""
     try:
+        if not (run / "config.json").is_file():  # a pipe would be read for ever
+            return None
         path = json.loads((run / "config.json").read_text(encoding="utf-8"))["data"]
         if path is None or not Path(path).is_dir():
             return None

@@ -243,7 +243,6 @@ COMMON = {
         ("--device cuda:1 on a machine with one GPU ends in a traceback",
          "int(name[5:]) >= (count", "int(name[5:]) > (count"),
         ("a GPU is never used unless asked for", "return here[-1]", "return here[0]"),
-        ("--steps 0 is accepted", "if not 0 < number < math.inf", "if not 0 <= number < math.inf"),
     ]),
     "common/guard.py": (LOOP, [
         ("after the first evaluation dropout is off", "    run.model.train()\n", ""),
@@ -256,9 +255,13 @@ COMMON = {
 }
 
 DATASETS = {
-    "datasets/memory.py": (("tests/test_segment.py",), [
+    "datasets/memory.py": (("tests/test_segment.py",
+                            *tests_of("tests/test_safe.py", "what_no_memory_holds_is_not_even_drawn"
+                                      )), [
         ("a photo whose scores cannot fit into memory ends the process",
-         "needed > free:", "needed > free * 10**6:"),
+         'needed > free:\n        raise UserError(f"{n', 'False:\n        raise UserError(f"{n'),
+        ("a batch of a million images is drawn before it is refused",
+         'needed > free:\n        raise UserError(f"--b', 'False:\n        raise UserError(f"--b'),
         ("windows, which need little memory, are refused",
          "if protocol.crop and len(", "if not protocol.crop and len("),
     ]),
@@ -545,6 +548,8 @@ PROGRAM = {
          " // processes.count() // recipe.accumulate", " // processes.count()"),
     ]),
     "papers/settings.py": (PROGRAMS, [
+        ("scores are those of the training images",
+         'arguments.split or "val"', 'arguments.split or "train"'),
         ("small networks are trained by the recipe of the large ones",
          'recipes.get(f"{dataset}_{preset}") or recipes.get(dataset)', "recipes.get(dataset)"),
         ("probes are trained like ADE20K, for 80,000 steps",
@@ -604,8 +609,6 @@ PROGRAM = {
         ("every protocol is the whole image",
          "evaluate(model, dataset, count, protocol, device,",
          "evaluate(model, dataset, count, device=device,"),
-        ("scores are those of the training images",
-         'arguments.split or "val"', 'arguments.split or "train"'),
         ("windows are not as large as the training crop",
          "protocol.crop and (arguments.crop_size or recipe.crop_size)", "protocol.crop"),
         ("networks trained at half resolution are scored at full resolution",
@@ -625,6 +628,15 @@ PROGRAM = {
          "name = arguments.dataset or config[\"dataset\"]\n    if name is None",
          "name = config[\"dataset\"]\n    if name is None"),
         ("pages of predictions show one image only", "keep=4", "keep=1"),
+    ]),
+    "papers/contents.py": (tests_of("tests/test_silent.py",
+                                    "what_a_run_holds_is_checked_to_the_bottom",
+                                    "tensors_that_are_no_plain_numbers"), [
+        ("a curve that is shorter than the run is drawn to its end",
+         '== len(state["curve"]) <=', "<="),
+        ("momentum of another layer is taken", "values[key].shape in ((), parameter.shape)",
+         "True"),
+        ("complex weights lose a part", 'value.is_complex() and "complex")', "0)"),
     ]),
     "papers/runs.py": (LOOP, [
         ("a run whose checkpoint is missing is overwritten without --resume",
@@ -658,6 +670,7 @@ PROGRAM = {
          "run if run.is_dir() else run.parent", "run"),
     ]),
     "papers/options.py": (PROGRAMS, [
+        ("--steps 0 is accepted", "if not 0 < number < math.inf", "if not 0 <= number < math.inf"),
         ("--scales 0.5,0 is accepted", "positive(float)(part)", "float(part)"),
         ("--set changes nothing", "build(num_classes, preset, **options)",
          "build(num_classes, preset)"),

@@ -276,7 +276,7 @@ MISTAKES = [
      ["--save-predictions text.txt"]),
     (("eval", "RUN", "--protocol", "paper", "--data", "fewer"),
      ["--protocol paper", "on folder", "cityscapes"]),
-    (("eval", "RUN", "--scales", "big"), ["--scales", "positive numbers", "big"]),
+    (("eval", "RUN", "--scales", "big"), ["--scales", "numbers above 0", "big"]),
     (("eval", "RUN", "--scales", "1,0"), ["--scales", "1,0"]),
     (("eval", "RUN", "--preset", "tiny"), ["--preset goes with --official"]),
     (("eval", "RUN", "--set", "channels=8"), ["--set goes with --official"]),

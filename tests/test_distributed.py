@@ -223,3 +223,19 @@ def test_torchrun(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("best checkpoint") == 1
     assert checkpoint.load_run(tmp_path / "run" / "last.pt")["step"] == 3
+
+
+def test_a_failing_evaluation_ends_all_processes(tmp_path):
+    """The training is saved before, and nobody waits for ever."""
+    crash.make_data(tmp_path / "data", count=60)
+    damaged = tmp_path / "data" / "images" / "35.png"  # in the middle of val, so not tried before
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    flags = ["--dataset", "folder", "--data", "data", "--steps", "2", "--batch-size", "2",
+             "--crop-size", "32", "--set", "channels=8", "--device", "cpu", "--workers", "0"]
+    result = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone",
+                             "--nproc-per-node", "2", str(ROOT / "train.py"), *flags, "--out",
+                             "run"], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                            capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode != 0 and result.stderr.count("error: cannot read image data") == 1
+    assert "last.pt holds the trained network" in result.stderr
+    assert checkpoint.load_run(tmp_path / "run" / "last.pt")["step"] == 2

@@ -1,5 +1,5 @@
 """Damaged files: 500 mutations of valid pictures and checkpoints. Each is either read or a
-UserError, at once."""
+UserError, at once. And 40 inputs of the long form, tests/fuzz.py."""
 
 import io
 import random
@@ -13,6 +13,7 @@ from common import checkpoint
 from common.errors import UserError
 from datasets.files import read_image, read_label
 from datasets.shapes import make_scene
+from tests import fuzz
 from tests.crash import differences
 
 
@@ -109,3 +110,35 @@ def test_checkpoints(tmp_path, legacy):
         read += survives(reader, tmp_path / "a.pt", mutate(content, rng),
                          is_the_run if number % 2 else id)
     assert read < 60
+
+
+def test_hostile_inputs(monkeypatch):
+    """Of every kind that needs no process of its own; others than yesterday would be unfair."""
+    monkeypatch.setattr(fuzz, "REAL", 0)
+    kinds = ["flags", "options", "checkpoints", "folders", "tensors"]
+    counts, failures = fuzz.fuzz(range(40), 0, kinds, report=id, bar=False)
+    assert failures == [] and counts == dict.fromkeys(kinds, 8)
+
+
+@pytest.mark.parametrize("mistake,words", [
+    ("raise ZeroDivisionError", "ZeroDivisionError"),
+    ("raise UserError('one\\ntwo')", ""),
+    ("print('error: a', file=sys.stderr); raise UserError('b')", "not one line"),
+    ("print('Traceback', file=sys.stderr)", "exit code 0"),
+    ("sys.exit(3)", "exit code 3"), ("time.sleep(9)", "no end"),
+    ("pathlib.Path('data/a.png').write_text('new')", "changed: data/a.png"),
+    ("pathlib.Path('data/a.png').unlink()", "changed: data/a.png"),
+    ("pathlib.Path('new').write_text('new')", "")])
+def test_the_fuzzer_notices(tmp_path, monkeypatch, mistake, words):
+    """What it looks for, planted into a program."""
+    def main():
+        exec(f"import pathlib, sys, time\nfrom common.errors import UserError\n{mistake}")
+
+    monkeypatch.setattr(fuzz.train_program, "main", main)
+    monkeypatch.setattr(fuzz, "LIMIT", 0.5)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.png").write_text("mine", encoding="utf-8")
+    before = fuzz.state_of(tmp_path)
+    with fuzz.called(tmp_path, "train", []) as (code, out, err):
+        wrong = fuzz.judge(tmp_path, before, "train", [], code, out, err)
+    assert words in wrong and bool(words) == bool(wrong), wrong

@@ -202,8 +202,8 @@ def test_networks_with_a_loss_of_their_own(paper, options, takes):
 
 
 @pytest.mark.parametrize("flags,words", [
-    (("--class-weights", "1,0"), "argument --class-weights"),
-    (("--class-weights", "often"), "auto or list of positive numbers"),
+    (("--class-weights", "1,0"), "--class-weights 1,0: wanted auto or numbers"),
+    (("--class-weights", "often"), "--class-weights often: wanted auto or numbers above 0"),
     (("--class-weights", "1,2,3"), "3 weights, the dataset has 2 classes: left, right"),
     (("--class-weights", "auto", "--loss", "dice"), "no effect with --loss dice"),
     (("--loss", "focal"), "'dice'"),

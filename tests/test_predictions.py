@@ -88,7 +88,7 @@ def test_what_is_no_prediction_is_not_overwritten(tmp_path):
             (tmp_path / "münchen 1.png").write_bytes(content)
         before = contents(tmp_path)
         with pytest.raises(UserError,
-                           match="münchen 1.png is there and is no prediction of eval.py"):
+                           match="münchen 1.png is there and is no file of eval.py"):
             predictions.writer(Dataset(), tmp_path, None)
         assert contents(tmp_path) == before
     (tmp_path / "münchen 1.png").unlink()

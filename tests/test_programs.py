@@ -342,10 +342,10 @@ def test_devices(monkeypatch):
 
 
 @pytest.mark.parametrize("kind,text", [
-    (cli.positive(int), "0"), (cli.positive(int), "-3"), (cli.positive(float), "inf"),
-    (cli.positive(float), "nan"), (eval_program.factors, "0.5,0"), (eval_program.factors, "1,-1"),
+    (options.positive(int), "0"), (options.positive(int), "-3"), (options.positive(float), "inf"),
+    (options.positive(float), "nan"), (options.factors, "0.5,0"), (options.factors, "1,-1"),
 ])
 def test_numbers_that_are_none(kind, text):
     with pytest.raises(ValueError):
         kind(text)
-    assert cli.positive(int)("1") == 1 and eval_program.factors("0.5,2") == (0.5, 2.0)
+    assert options.positive(int)("1") == 1 and eval_program.factors("0.5,2") == (0.5, 2.0)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from common import checkpoint, stop
 from common.errors import UserError
+from datasets import memory
 from papers import runs
 from tests import crash
 from tests.helpers import contents
@@ -171,3 +172,49 @@ def test_a_lost_terminal_saves(ignored):
         assert signal.getsignal(signal.SIGHUP) == wanted
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_what_no_memory_holds_is_not_even_drawn(cli, tmp_path, monkeypatch):
+    """A batch of a million images would take an hour to draw."""
+    make_pair(tmp_path / "data", np.zeros((40, 48, 3), np.uint8), np.zeros((40, 48), np.uint8))
+    flags = (*QUICK, "--dataset", "folder", "--data", "data", "--workers", 0, "--out", "run")
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10**10)
+    monkeypatch.setattr("train.rehearse", lambda *_: 1 / 0)
+    for more in (("--batch-size", 10**6), ("--crop-size", 10**5)):
+        code, _, err = cli("train", *flags, *more)
+        assert code == 2 and f"{more[0]} {more[1]}" in err and "10.0 GB are free" in err, err
+        assert err.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+@needs_fork
+@pytest.mark.parametrize("words", [["train.py"], ["eval.py", "x"],
+                                   ["datasets/check.py", "folder", "x"]])
+def test_interrupted_while_it_is_imported(tmp_path, words):
+    """Silent, exit code 130, nothing written."""
+    begun = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"  # in the middle of an import
+    (tmp_path / "torch.py").write_text(begun, encoding="utf-8")
+    result = subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]], cwd=tmp_path,
+                            env={**os.environ, "PYTHONPATH": str(tmp_path)}, timeout=100,
+                            capture_output=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["torch.py"]
+
+
+@needs_fork
+def test_interrupted_before_the_first_step(cli, tmp_path, monkeypatch):
+    """What is left is in nobody's way: the same command starts."""
+    make_pair(tmp_path / "data", np.zeros((40, 48, 3), np.uint8), np.zeros((40, 48), np.uint8))
+    flags = ("train", *QUICK, "--dataset", "folder", "--data", "data", "--workers", 0, "--out",
+             "run")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for place in ("papers.rehearsal.predict", "datasets.statistics.warnings",
+                  "papers.describe.open_training", "common.run.Run.__init__"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, interrupt)
+            code, out, err = cli(*flags)
+            assert (code, out) == (130, "") and err.endswith("interrupted\n")
+    code, _, err = cli(*flags)
+    assert code == 0, err

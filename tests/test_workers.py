@@ -1,6 +1,7 @@
 """Processes that prepare data: what goes wrong in one is one line at once, and none outlives the
 training."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,9 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.errors import UserError
-from datasets.stream import batches
+from common.recipe import Recipe
+from datasets.shapes import Shapes
+from datasets.stream import TrainingSamples, batches
+from datasets.transforms import augmentation
 from tests import crash
 
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(),
@@ -165,3 +170,14 @@ def test_little_shared_memory(tmp_path):
     result = subprocess.run([*words, *map(str, command)], capture_output=True, text=True,
                             timeout=200, check=False)
     assert result.returncode == 2 and "too little shared memory" in result.stderr, result.stderr
+
+
+def test_workers_that_are_spawned(monkeypatch):
+    """As on Windows and macOS: they share nothing with their parent, and know no SIGTERM."""
+    monkeypatch.setattr("multiprocessing.context._default_context._actual_context",
+                        multiprocessing.get_context("spawn"))
+    samples = TrainingSamples(Shapes("train", height=32, width=32),
+                              augmentation(Recipe(crop_size=32)), seed=0)
+    with batches(samples, 0, 2, 2, workers=1) as two, batches(samples, 0, 2, 2) as none:
+        for one, other in zip(two, none, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

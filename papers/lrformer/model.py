@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import fast
+from .checks import check, check_classes, check_images
 
 PYRAMID = (11, 8, 6, 4)  # sides of the key/value grids beside a query grid of side 16
 IGNORE = 255  # label of pixels that do not count
@@ -272,6 +273,7 @@ class LRFormer(nn.Module):
         return self.head(self.backbone(images)[1:])
 
     def forward(self, images):
+        check_images(images, traceable=False)
         return {"out": enlarge(self.scores(images), images.shape[-2:])}
 
     def loss(self, outputs, label, cross_entropy):
@@ -439,12 +441,6 @@ PRESETS = {
 }
 
 
-def check(option, value, valid):
-    """Raise a ValueError that names the valid choices."""
-    if value not in valid:
-        raise ValueError(f"unknown {option} {value!r}; valid: {', '.join(valid)}")
-
-
 def build(num_classes, preset="tiny", **options):
     """The network of a preset, with any of these options overridden. Four numbers are one a stage.
 
@@ -465,6 +461,7 @@ def build(num_classes, preset="tiny", **options):
     Returns a module: images [B, 3, H, W] -> {"out": [B, num_classes, H, W]}. Raises ValueError for
     an unknown preset or option, naming the valid ones.
     """
+    check_classes(num_classes)
     check("preset", preset, tuple(PRESETS))
     for name in options:
         check("option", name, tuple(DEFAULTS))

@@ -11,6 +11,7 @@ K channels of the attention map. Sizes in comments are those of an image of 512 
 import torch.nn.functional as F
 from torch import nn
 
+from .checks import check, check_classes, check_images
 from .resnet import ResNet
 
 
@@ -133,6 +134,7 @@ class PAN(nn.Module):
         self.head = classifier(decoder_channels, num_classes)
 
     def forward(self, images):                                  # [B, 3, 512, 512]
+        check_images(images)
         y = self.decode(self.backbone(images))                  # (J)  [B, D, 128, 128]
         scores = self.head(y)                                   # (K)  [B, classes, 128, 128]
         return {"out": enlarge(scores, images.shape[-2:])}      # (K)  [B, classes, 512, 512]
@@ -196,12 +198,6 @@ def dilated_resnet(name, stem, dilation, output_stride):
     return ResNet(name, stem, strides, dilations, contract=dilation == "torchvision")
 
 
-def check(option, value, valid):
-    """Raise a ValueError that names the valid choices."""
-    if value not in valid:
-        raise ValueError(f"unknown {option} {value!r}; valid: {', '.join(map(str, valid))}")
-
-
 DEFAULTS = dict(
     variant="paper", backbone="resnet101", stem=(64, 64, 128), dilation="torchvision",
     output_stride=None, decoder_channels=256, pyramid_channels=1, kernels=(7, 5, 3), pool="avg",
@@ -243,6 +239,7 @@ def build(num_classes, preset="tiny", **options):
     """
     from . import readings  # which builds on the modules above
 
+    check_classes(num_classes)
     check("preset", preset, tuple(PRESETS))
     for name in options:
         check("option", name, tuple(DEFAULTS))

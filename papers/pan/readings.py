@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .checks import check, check_images
 from .model import (
     DEFAULTS,
     FPA,
     GAU,
     PAN,
     ConvNorm,
-    check,
     classifier,
     dilated_resnet,
     enlarge,
@@ -258,6 +258,7 @@ class JwPAN(PAN):
         self.head = classifier(lows[0], num_classes)
 
     def forward(self, images):                                  # [B, 3, H, W]
+        check_images(images)
         scores = self.head(self.decode(self.backbone(images)))  # [B, classes, H/4, W/4]
         return {"out": F.interpolate(scores, images.shape[-2:], mode="nearest")}
 

@@ -84,7 +84,7 @@ def compact(q, table, v, direction, softmax=True, factor=1.0):
     model.check_compact(table, v.shape[-2:])
     with model.without_autocast(q.device.type):
         q, table, values = model.promoted(q.flatten(2).mT, table, v.flatten(2).mT)  # [B, N, C]
-        table = table.expand(len(q), -1, -1)                    # [B, N, C]
+        table = table.expand(q.shape[0], -1, -1)                # [B, N, C]
         receivers, sources = (q, table) if direction == "collect" else (table, q)   # (J)
         z = F.scaled_dot_product_attention(receivers, sources, values, scale=1.0)   # [B, N, D]
     return z.mT.unflatten(2, v.shape[-2:]) / (factor or table.shape[1])

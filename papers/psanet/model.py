@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import fast
+from .checks import check, check_classes, check_images
 from .resnet import ResNet
 
 # ---------------------------------------------------------------------------------- the attention
@@ -121,7 +122,7 @@ def pairs(height, width, device):
 
 def aggregate(a, v, softmax, divisor):
     """a: logits of receivers for sources, [B, H, W, H, W] or [B, N, N]; v: [B, D, H, W] -> as v."""
-    a = a.reshape(len(v), *2 * [v[0, 0].numel()])               # [B, N receivers, N sources]
+    a = a.reshape(v.shape[0], *2 * [v[0, 0].numel()])           # [B, N receivers, N sources]
     if softmax:
         a = a.softmax(-1)                                       # (F)  [B, N, N]
     z = v.flatten(2) @ a.mT / divisor                           # (G)  [B, D, N]
@@ -244,6 +245,7 @@ class PSANet(nn.Module):
         self.aux_head = scores_head(middle, middle // 4, num_classes) if aux else None
 
     def forward(self, images):                                  # [B, 3, 465, 465]
+        check_images(images)
         height, width = images.shape[-2:]
         padded = self.pad(images)
         *_, middle, x = self.backbone(padded)                   # [B, 1024 and 2048, 59, 59]
@@ -333,12 +335,6 @@ def promoted(*tensors):
     return [t.to(dtype) for t in tensors]
 
 
-def check(option, value, valid):
-    """Raise a ValueError that names the valid choices."""
-    if value not in valid:
-        raise ValueError(f"unknown {option} {value!r}; valid: {', '.join(map(str, valid))}")
-
-
 def check_compact(table, size):
     """Raise a ValueError unless the table has a row for each pixel of the map."""
     if len(table) != math.prod(size):
@@ -392,6 +388,7 @@ def build(num_classes, preset="tiny", **options):
     Returns a module: images [B, 3, H, W] -> {"out": [B, num_classes, H, W]}, see `PSANet`. Raises
     ValueError for an unknown preset or option, naming the valid ones.
     """
+    check_classes(num_classes)
     check("preset", preset, tuple(PRESETS))
     for name in options:
         check("option", name, tuple(DEFAULTS))

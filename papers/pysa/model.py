@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import fast
+from .checks import check, check_classes, check_images
 from .resnet import ResNet
 
 
@@ -151,6 +152,7 @@ class PySA(nn.Module):
         self.aux_head = auxiliary_head(middle, num_classes)
 
     def forward(self, images):                                      # [B, 3, 512, 512]
+        check_images(images)
         *_, middle, last = self.backbone(images)                    # 1024 and 2048 channels, 64, 64
         scores = {"out": self.head(last)}                           # [B, classes, 64, 64]
         if self.training:
@@ -231,12 +233,6 @@ def dilated_resnet(name):
     return ResNet(name, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
 
 
-def check(option, value, valid):
-    """Raise a ValueError that names the valid choices."""
-    if value not in valid:
-        raise ValueError(f"unknown {option} {value!r}; valid: {', '.join(map(str, valid))}")
-
-
 DEFAULTS = dict(
     variant="series", backbone="resnet50", channels=512, regions=(1, 2, 4, 8), cells=2,
     position=False, context=True, fast=True,
@@ -268,6 +264,7 @@ def build(num_classes, preset="tiny", **options):
     """
     from . import readings  # which builds on the modules above
 
+    check_classes(num_classes)
     check("preset", preset, tuple(PRESETS))
     for name in options:
         check("option", name, tuple(DEFAULTS))

@@ -18,6 +18,7 @@ from torch import nn
 
 from . import fast
 from .boundary import boundary_head, boundary_loss, enlarge, refine, total_loss
+from .checks import check, check_classes, check_images
 from .resnet import ResNet
 from .vit import VisionTransformer
 
@@ -129,7 +130,7 @@ def deformable_attention(value, shapes, locations, weights):
         grid = 2 * p[:, :, level] - 1               # [B*M, D, H, W] above, [B*M, Q, N, 2] here
         read = F.grid_sample(maps, grid, align_corners=False)               # (G)  [B*M, D, Q, N]
         out = out + (read * a[:, None, :, level]).sum(-1)                   # (H)  [B*M, D, Q]
-    return out.unflatten(0, (len(value), -1)).permute(0, 3, 1, 2).flatten(2).to(kind)
+    return out.unflatten(0, (value.shape[0], -1)).permute(0, 3, 1, 2).flatten(2).to(kind)
 
 
 def attention_matrix(shapes, locations, weights):
@@ -315,6 +316,7 @@ class UNEPT(nn.Module):
         initialise(self.decoder)
 
     def forward(self, images):                                              # [B, 3, 480, 480]
+        check_images(images, traceable=False)
         height, width = images.shape[-2:]
         images = F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple))
         size = images.shape[-2:]
@@ -339,13 +341,13 @@ class UNEPT(nn.Module):
         images [B, 3, H, W], L maps [B, C, H_l, W_l] -> [B, C, *grid], {name: [B, 2 or 8, *grid]}.
         """
         memory, shapes = self.encode(maps)                                  # [B, 10800, C]
-        queries, outputs = self.query_embedding(grid).expand(len(images), -1, -1), {}
+        queries, outputs = self.query_embedding(grid).expand(images.shape[0], -1, -1), {}
         if self.spatial_branch is not None:
             detail = self.spatial_branch(images)                            # [B, C, 60, 60]
             queries = queries + detail.flatten(2).transpose(1, 2)           # (K)  [B, 3600, C]
         if self.mask_head is not None:
             outputs = {"mask": self.mask_head(detail), "direction": self.direction_head(detail)}
-        reference = pixel_centres(*grid, queries).expand(len(images), -1, -1)   # [B, 3600, 2]
+        reference = pixel_centres(*grid, queries).expand(images.shape[0], -1, -1)   # [B, 3600, 2]
         for layer in self.decoder:
             queries = layer(queries, reference, memory, shapes)
         return queries.transpose(1, 2).unflatten(2, grid), outputs
@@ -358,7 +360,7 @@ class UNEPT(nn.Module):
         position = torch.cat([p + e for p, e in zip(positions, self.level_embed, strict=True)])
         reference = torch.cat([pixel_centres(*shape, x) for shape in shapes])   # [S, 2]
         for layer in self.encoder:
-            x = layer(x, position, reference.expand(len(x), -1, -1), shapes)
+            x = layer(x, position, reference.expand(x.shape[0], -1, -1), shapes)
         return x, shapes
 
     def query_embedding(self, grid):
@@ -398,12 +400,6 @@ def initialise(layers):
     for module in layers.modules():
         if isinstance(module, DeformableAttention):
             module.initialise()
-
-
-def check(option, value, valid):
-    """Raise a ValueError that names the valid choices."""
-    if value not in valid:
-        raise ValueError(f"unknown {option} {value!r}; valid: {', '.join(map(str, valid))}")
 
 
 def check_sizes(o):
@@ -458,6 +454,7 @@ def build(num_classes, preset="tiny", **options):
     Returns a module: images [B, 3, H, W] -> {"out": [B, num_classes, H, W]}, see `UNEPT`. Raises
     ValueError for an unknown preset or option, naming the valid ones.
     """
+    check_classes(num_classes)
     check("preset", preset, tuple(PRESETS))
     for name in options:
         check("option", name, tuple(DEFAULTS))
