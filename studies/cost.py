@@ -158,7 +158,7 @@ def table(rows):
             quoted(name, PASSES[1], "ms"), quoted(name, PASSES[1], "MiB"),
             f"pixels^{math.log(growth, (largest / side) ** 2):.1f}"])
     return markdown([
-        f"{side} x {side}", "parameters", "multiply-adds", "forward", "share of matrix product",
+        f"{side} x {side}", "parameters", "multiply-adds", "forward", "speed of matrix product",
         "memory", "forward + backward", "memory", "grows as"], lines)
 
 
