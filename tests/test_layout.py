@@ -61,7 +61,7 @@ def test_what_is_skipped_without_a_module_names_one_that_exists():
             assert importlib.util.find_spec(name), f"{path.relative_to(ROOT)}: {name}"
 
 
-@pytest.mark.parametrize("name", ["resnet.py", "vit.py"])
+@pytest.mark.parametrize("name", ["checks.py", "resnet.py", "vit.py"])
 def test_backbone_copies_are_identical(name):
     copies = sorted(ROOT.glob(f"papers/*/{name}"))
     for copy in copies[1:]:
