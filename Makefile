@@ -21,7 +21,7 @@ $(BIN)/.installed: requirements.txt
 
 setup: $(BIN)/.installed    ## create .venv and install the five packages
 
-train: setup     ## train PySA on made-up scenes, about a minute; ARGS="--paper ..." for more
+train: setup     ## train PySA on made-up scenes, about two minutes; ARGS="--paper ..." for more
 	$(RUN) train.py $(ARGS)
 
 test: setup      ## run every test

@@ -1,6 +1,6 @@
 """Train one of the papers.
 
-  python train.py                                      PySA on made-up scenes: about a minute
+  python train.py                                      PySA on made-up scenes: about two minutes
   python train.py --paper pysa --set variant=parallel
   python train.py --paper pysa --set context=False     the same without the paper's mechanism
   python train.py --dataset camvid --data PATH

@@ -100,6 +100,10 @@ def check(arguments, config, recipe, device, world):
     if config.get("loss") == "dice" and config["class_weights"]:
         raise UserError("--class-weights has no effect with --loss dice, where every class counts "
                         "alike")
+    begun = arguments.resume or arguments.weights or arguments.start_from or arguments.dry_run
+    if config["freeze"] and not begun:
+        raise UserError("--freeze backbone: the backbone would stay random; give --weights or "
+                        "--start-from")
     if not 0 <= config["seed"] < 2**63:
         raise UserError(f"--seed {config['seed']}: wanted 0 or more, below 2**63")
     if recipe.lr > 1e36:
