@@ -28,7 +28,8 @@ def close(a, b, tolerance=1e-5):
     assert (a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1), (a - b).abs().max()
 
 
-@pytest.mark.parametrize("options", [{}, {"gate": "both", "gate_activation": "sigmoid"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"pyramid_channels": 64}, {"gate": "both", "gate_activation": "sigmoid"}])
 @torch.no_grad()
 def test_what_is_shown_is_used(options):
     """Features times map plus mean, then details times gates: what is shown leads to what the
@@ -56,6 +57,16 @@ def test_squeeze_and_excitation_is_shown():
     (title, factors), *_ = explain.explain(model, record, SIZE, PIXEL)
     assert title.startswith("FPA: squeeze")
     close(record["fpa.master"][1] * factors[:, None, None], record["fpa"][1])
+
+
+@torch.no_grad()
+def test_shut_gates_are_counted():
+    """A gate of exactly 0, as ReLU makes it, lets nothing through."""
+    model, record = passed()
+    gates = record["gaus.0.channel"][1].fill_(1)
+    gates.view(-1)[:3] = 0
+    titles = [title for title, _ in explain.explain(model, record, SIZE, PIXEL)]
+    assert f"3 of {gates.numel()} shut" in " ".join(titles)
 
 
 @torch.no_grad()

@@ -6,10 +6,7 @@ import torch
 from .. import explain, fast, model
 
 attention = pytest.importorskip("papers.attention", reason="the folder was taken alone")
-SIZE, PIXEL = (
-    (64, 96),
-    (13, 90),
-)  # not square, and 90 is no row: they cannot change places unnoticed
+SIZE, PIXEL = (64, 96), (20, 70)  # 70 is no row: rows and columns cannot change places unnoticed
 
 
 def passed(*more, **options):
@@ -43,7 +40,7 @@ def test_what_is_shown_is_used(options, is_fast):
     """The weights times the values are what the projection reads, at the nearest receiver: one in
     16 pixels."""
     network, record = passed("psa.project.0", fast=is_fast, **options)
-    receiver = (1, 6)  # of 5 x 7: PIXEL is (13, 90)
+    receiver = (1, 4)  # of 5 x 7: PIXEL is (20, 70)
     (read,), _ = record.pop("psa.project.0")
     used = read[0, :, receiver[0], receiver[1]].split(64)
     panels = explain.explain(network, record, SIZE, PIXEL)
@@ -52,6 +49,7 @@ def test_what_is_shown_is_used(options, is_fast):
         network.psa.branches, record.values(), used, panels, strict=True
     ):
         assert title.startswith(branch.direction)
+        assert ("takes" in title) == (branch.direction == "collect")
         weights = explain.receiver_weights(branch, q[0].permute(1, 2, 0), receiver)
         close((weights * v[0]).sum((1, 2)), part)
         if branch.softmax:

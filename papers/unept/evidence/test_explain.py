@@ -9,8 +9,8 @@ from .. import explain
 from ..model import build
 
 attention = pytest.importorskip("papers.attention", reason="the folder was taken alone")
-SIZE, PIXEL = (64, 96), (13, 90)  # 90 is no row: rows and columns cannot change places unnoticed
-AT_8 = (1, 11)  # where PIXEL lies on a map of 1/8 of the size
+SIZE, PIXEL = (64, 96), (13, 70)  # 70 is no row: rows and columns cannot change places unnoticed
+AT_8 = (1, 8)  # where PIXEL lies on a map of 1/8 of the size
 
 
 def passed(**options):
@@ -73,6 +73,20 @@ def test_it_starts_around_the_pixel():
         if title.startswith("encoder"):
             x, y = np.concatenate(list(panel.values()))[:, :2].mean(0)
             assert abs(x * SIZE[1] - PIXEL[1]) < 8 and abs(y * SIZE[0] - PIXEL[0]) < 8
+
+
+@torch.no_grad()
+def test_points_of_a_padded_image():
+    """Where 50 x 70 pixels are padded to 64 x 80, points are in pixels of that, not stretched."""
+    model, panels = build(3).eval(), []
+    model.multiple = 16
+    with attention.record(model, explain.RECORD) as record:
+        model(torch.randn(1, 3, 64, 80))
+    for size in ((64, 80), (50, 70)):
+        panels.append(explain.explain(model, record, size, (20, 30)))
+    for (_, padded), (_, image) in zip(*panels, strict=True):
+        for whole, part in zip(padded.values(), image.values(), strict=True):
+            close(whole, part)
 
 
 def test_names_of_maps():
