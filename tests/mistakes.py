@@ -354,14 +354,16 @@ DATASETS = {
          "return torch.tensor(image), torch.tensor(label)",
          "return torch.from_numpy(image), torch.from_numpy(label)"),
     ]),
-    "datasets/files.py": (("tests/test_datasets.py", *LAYOUTS), [
+    "datasets/files.py": (("tests/test_datasets.py", *LAYOUTS, *tests_of(
+        "tests/test_silent.py", "sixteen_bits_per_channel_are_refused")), [
         ("ids of palette labels are replaced by brightnesses",
          "return np.asarray(image).astype(np.uint8)",
          'return np.asarray(image.convert("L")).astype(np.uint8)'),
         ("grey images end in an error",
          'image if image.mode == "RGB" else image.convert("RGB")', "image"),
-        ("16-bit images are trained on as white",
-         'image.mode.startswith("I") or image.mode == "F"', 'image.mode == "F"'),
+        ("images of more than 8 bits are trained on as white",
+         'image.mode.startswith("I") or image.mode == "F" or ";16" in image.info["stored"]',
+         'image.mode == "F"'),
         ("images named A.JPG are not found",
          "name.lower().endswith(ending.lower())", "name.endswith(ending)"),
         ("the first name of a list made on Windows is not found",
@@ -676,8 +678,6 @@ PROGRAM = {
          "build(num_classes, preset)"),
         ("--set context=off leaves context on", '"off": False', '"off": True'),
         ("numbers may be infinite", "abs(value) < math.inf", "abs(value) <= math.inf"),
-        ("whole numbers may be broken", "(int,) if isinstance(default, int)",
-         "(int, float) if isinstance(default, int)"),
     ]),
     "papers/attention.py": (tests_of(
         "tests/test_attention.py", "pixel_is_row_then_column",
@@ -915,7 +915,8 @@ PAPER = {
         ("keys and values are mixed up", ".chunk(2, dim=-1)[0]", ".chunk(2, dim=-1)[1]"),
     ]),
     "papers/lrformer/official.py": (own_tests(
-        "lrformer", "official_names", "options_of_an_official_file", "wrong_official_files",
+        "lrformer", "official_names", "files_without_the_counters_of_batchnorm",
+        "options_of_an_official_file", "wrong_official_files",
         "imagenet_weights", "files_with_foreign_objects",
         "arrays_and_methods_in_a_file_are_skipped_and_code_is_refused"), [
         ("files written with NumPy 2 are refused", '    "numpy._core.multiarray._reconstruct",\n',

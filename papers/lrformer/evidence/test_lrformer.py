@@ -185,6 +185,12 @@ def test_queries_keys_values_attend():
         same_with_gradients(lambda: naive.attend(q, k, v, heads), attend, [q, k, v])  # noqa: B023
 
 
+def test_the_switch_reaches_every_module():
+    for wanted in (True, False):
+        parts = [part for part in model.build(2, fast=wanted).modules() if hasattr(part, "fast")]
+        assert parts and all(part.fast == wanted for part in parts)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("in_encoder", [True, False])
 @both_forms
@@ -898,6 +904,16 @@ def test_official_names(preset, prefix):
         : 3 if preset == "t" else 1
     ]:
         assert {name: value.shape for name, value in official.convert(wrapped).items()} == wanted
+
+
+def test_files_without_the_counters_of_batchnorm():
+    """Older files lack num_batches_tracked, which no result depends on."""
+    options = model.PRESETS["t"]
+    weights = weights_like(official_shapes(
+        options["embed_dims"], options["depths"], classes=21, channels=options["head_channels"]))
+    fewer = {name: value for name, value in weights.items() if "num_batches" not in name}
+    assert len(fewer) < len(weights)
+    assert official.convert(fewer).keys() == official.convert(weights).keys()
 
 
 def test_options_of_an_official_file():
