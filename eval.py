@@ -120,6 +120,7 @@ def named_dataset(arguments, config, out):
     if name is None:
         raise UserError("--dataset: with --official say of which picture, --image FILE, or on "
                         f"which dataset, one of: {', '.join(datasets.NAMES)}")
+    datasets.refuse_folder(name, arguments.data)
     dataset = datasets.load(name, arguments.data, arguments.split)
     predictions.keep_out(dataset, arguments.data, out, "--out")
     return dataset

@@ -59,8 +59,6 @@ def load(name, root=None, split="train", seed=0):
         raise UserError(f"unknown split {split!r}; valid: {', '.join(SAMPLES[name])} (what {name} "
                         "has labels for)")
     if name not in LOADERS:
-        if root is not None:
-            raise UserError(f"--data {root}: {name} has no folder, its scenes are made up")
         return shapes.Shapes(split, seed, task=name.partition("-")[2])
     dataset = LOADERS[name](root, split)
     if dataset.missing:
@@ -70,9 +68,16 @@ def load(name, root=None, split="train", seed=0):
     return dataset
 
 
+def refuse_folder(name, root):
+    """Raise UserError for a --data that the dataset of this name would not look at."""
+    if root is not None and name in NAMES and name not in LOADERS:
+        raise UserError(f"--data {root}: {name} has no folder, its scenes are made up")
+
+
 def load_pair(config, root, train_split, resumed=None):
     """The training and the validation set of a run. Notes their classes in `config`; where a run is
     resumed, raises UserError if they are not those of its own config."""
+    refuse_folder(config["dataset"], root)
     train_set, val_set = (load(config["dataset"], root, split) for split in (train_split, "val"))
     if resumed and list(train_set.classes) != config["classes"]:
         raise UserError(f"--data {root}: other classes than those of the run to resume, which are: "

@@ -244,6 +244,7 @@ def explore(model, config, arguments, protocol, out, device):
     if arguments.image:
         name, image = arguments.image.stem, read_image(arguments.image)
     else:
+        datasets.refuse_folder(arguments.dataset or config["dataset"], arguments.data)
         dataset = datasets.load(arguments.dataset or config["dataset"] or "", arguments.data,
                                 arguments.split)
         keep_out(dataset, arguments.data, out, "--out")

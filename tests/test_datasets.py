@@ -305,7 +305,7 @@ def test_palette_labels_keep_their_ids(tmp_path):
 
 
 @pytest.mark.parametrize("arguments,message", [
-    (("imagenet", None, "train"), "unknown dataset 'imagenet'; valid: shapes"),
+    (("imagenet", None, "train"), "--dataset imagenet: unknown; valid: shapes"),
     (("shapes", None, "trainval"), "unknown split 'trainval'; valid: train, val, test"),
     (("camvid", None, "train"), "--data PATH"),
     (("camvid", "no/such/place", "train"), "no such folder"),

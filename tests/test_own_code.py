@@ -5,11 +5,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
-from common.cli import load_paper, papers
 from common.inference import normalise
 from tests.test_cli import data, trained  # noqa: F401, fixtures
 
@@ -36,13 +34,3 @@ def test_the_page(trained, tmp_path, monkeypatch):
     assert torch.allclose(alone, names["logits"], atol=1e-5) and names["config"]["num_classes"] == 2
     assert torch.allclose(names["found"], names["model"](torch.zeros(1, 3, 128, 160))["out"],
                           atol=1e-5)
-
-
-@pytest.mark.parametrize("paper", papers())
-def test_networks_export(paper):
-    """For one size of images, in evaluation mode, as quick forms and all."""
-    torch.manual_seed(0)
-    network, images = load_paper(paper).build(3).eval(), torch.randn(1, 3, 64, 96)
-    found = torch.export.export(network, (torch.zeros_like(images),)).module()(images)["out"]
-    wanted = network(images)["out"]
-    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
