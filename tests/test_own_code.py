@@ -1,4 +1,4 @@
-"""What docs/data.md shows for your own code runs as it stands, and all five networks export."""
+"""What docs/data.md shows for your own code runs as it stands."""
 
 import re
 import shutil
