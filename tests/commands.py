@@ -35,7 +35,8 @@ PAGES = [str(path.relative_to(ROOT))
          for pattern in ("*.md", "papers/*/paper.md", "papers/*/evidence/*.md", "docs/*.md")
          for path in sorted(ROOT.glob(pattern)) if path.name != "adding_a_paper.md"]
 ELSEWHERE = {
-    "make test": "runs this", "make mutants": "runs tests often", "make crash": "takes minutes", "make fuzz": "takes long",
+    "make test": "runs this", "make mutants": "runs tests often", "make crash": "takes minutes",
+    "make fuzz": "takes long",
     "make explore": "trains for hours where nothing is trained yet",
     "python -m venv": "makes an environment", ".venv/bin/python -m pip": "fetches packages",
 }
