@@ -100,8 +100,8 @@ def check(arguments, config, recipe, device, world):
     if config.get("loss") == "dice" and config["class_weights"]:
         raise UserError("--class-weights has no effect with --loss dice, where every class counts "
                         "alike")
-    begun = arguments.resume or arguments.weights or arguments.start_from or arguments.dry_run
-    if config["freeze"] and not begun:
+    if config.get("freeze") and not (arguments.resume or arguments.weights or arguments.start_from
+                                     or arguments.dry_run):
         raise UserError("--freeze backbone: the backbone would stay random; give --weights or "
                         "--start-from")
     if not 0 <= config["seed"] < 2**63:

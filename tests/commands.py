@@ -16,10 +16,12 @@ import re
 import runpy
 import shlex
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import torch
@@ -186,7 +188,8 @@ def run(words):
 def in_process(command, **_):
     """Takes the place of subprocess.run([python, program, ...]) in the benchmarks."""
     before = sys.argv
-    run(command[1:])
+    with mock.patch.object(signal, "signal"):
+        run(command[1:])  # handlers are for the main thread alone
     sys.argv = before
     return SimpleNamespace(returncode=0)
 
