@@ -549,7 +549,10 @@ PROGRAM = {
         ("the rehearsal needs the memory of the whole batch",
          " // processes.count() // recipe.accumulate", " // processes.count()"),
     ]),
-    "papers/settings.py": (PROGRAMS, [
+    "papers/settings.py": ((*PROGRAMS, *tests_of(
+        "tests/test_start.py", "a_random_backbone_is_not_frozen")), [
+        ("a random backbone is frozen without a word",
+         'if config.get("freeze") and not (', 'if config.get("frozen") and not ('),
         ("scores are those of the training images",
          'arguments.split or "val"', 'arguments.split or "train"'),
         ("small networks are trained by the recipe of the large ones",

@@ -129,6 +129,12 @@ def test_a_frozen_backbone_stays_as_it_is(cli, first, tmp_path):
     assert code == 2 and "--freeze: the run to resume has None" in err
 
 
+def test_a_random_backbone_is_not_frozen(cli, tmp_path):
+    code, out, err = cli("train", *QUICK, "--data", "two", "--out", "new", "--freeze", "backbone")
+    assert code == 2 and out == "" and err.count("\n") == 1, err
+    assert "--freeze backbone" in err and "--start-from" in err and not (tmp_path / "new").exists()
+
+
 def test_freezing_outlives_train():
     model = build_model("pysa", "tiny", 2, {})
     start.freeze(model, None)
