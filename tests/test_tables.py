@@ -88,9 +88,9 @@ def test_a_run_is_validated_on_val(monkeypatch):
         return shapes.Shapes("val" if split == "val" else "train")
 
     monkeypatch.setattr(datasets, "load", load)
-    config = {"dataset": "shapes"}
+    config = {"dataset": "folder"}
     train, val = datasets.load_pair(config, "here", "trainaug")
-    assert asked == [("shapes", "here", "trainaug"), ("shapes", "here", "val")]
+    assert asked == [("folder", "here", "trainaug"), ("folder", "here", "val")]
     assert (len(train), len(val)) == (12000, 100) and config["train_images"] == 12000
     assert config["classes"] == list(shapes.CLASSES) and config["num_classes"] == 12
 
