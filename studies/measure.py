@@ -61,7 +61,8 @@ def one_pass(function, leaves, train):
         out = function()
         # As good as random, and the same for every form of the function.
         weights = torch.arange(out.numel(), dtype=out.dtype, device=out.device).sin()
-        return out, torch.autograd.grad(out, leaves, weights.view_as(out), allow_unused=True)
+        with torch.autocast(out.device.type, enabled=False):  # as in training, common/loop.py
+            return out, torch.autograd.grad(out, leaves, weights.view_as(out), allow_unused=True)
 
     return step
 

@@ -1,6 +1,8 @@
 """tests/bench.py at tiny sizes: every paper's forms agree, a wrong one ends in an error."""
 
 import importlib
+import os
+import subprocess
 import sys
 
 import pytest
@@ -79,6 +81,29 @@ def test_a_wrong_form_ends_in_an_error(run, monkeypatch, paper, error):
     assert isinstance(code, str) and "\n" not in code  # Python prints it and exits with 1
     assert forms.FORMS[-1] in code and "differs" in code
     assert "| " not in out
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_half_precision(run, paper):
+    """As studies/gpu.sh asks for; small maps in bfloat16 may differ more than the bound allows."""
+    code, out = run(paper, "--precision", "bfloat16")
+    assert "bfloat16" in out if code == 0 else "differs" in code
+
+
+def test_the_script_for_a_gpu(tmp_path):
+    """Its commands, without running them: tests, three tables of each paper, a training that goes
+    on from its checkpoint."""
+    for resume in ("", " --resume"):
+        out = subprocess.run(
+            ["sh", str(bench.ROOT / "studies" / "gpu.sh"), "cpu", str(tmp_path)], cwd=tmp_path,
+            env={**os.environ, "PYTHON": "echo"}, capture_output=True, text=True, check=True).stdout
+        done = [line for line in out.splitlines() if line.startswith("-m") or "train.py" in line]
+        lines = [line for line in done if not line.startswith("$")]
+        tables = [line for line in lines if line.startswith("-m tests.bench ")]
+        assert len(tables) == 3 * len(PAPERS) and all(" --device cpu " in line for line in tables)
+        assert lines[-1].startswith("train.py") and lines[-1].endswith(f"runs/gpu{resume}")
+        (tmp_path / "runs" / "gpu").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs" / "gpu" / "last.pt").touch()
 
 
 def test_a_wrong_gradient_ends_in_an_error(run, monkeypatch):
