@@ -36,8 +36,11 @@ fuzz: setup      ## thousands of hostile inputs, ARGS="--inputs 5000 --seed 1": 
 crash: setup     ## kill training 20 times, also while it writes, and compare with an uninterrupted run bit by bit
 	$(RUN) -m tests.crash $(ARGS)
 
-bench: setup     ## what all mechanisms cost beside full attention; PAPER=pan: one paper, also against its plainer forms
-	$(RUN) -m $(if $(PAPER),papers.$(PAPER).evidence.cost,studies.cost) $(ARGS)
+bench: setup     ## time and memory of each paper beside its official form, an error where outputs differ; PAPER=pan for one
+	$(RUN) -m tests.bench $(PAPER) $(ARGS)
+
+growth: setup    ## what all mechanisms cost on growing maps, beside full attention; docs/cost*
+	$(RUN) -m studies.cost $(ARGS)
 
 probes: setup    ## train what each mechanism can express: five kinds of scenes, three seeds (hours; can be stopped)
 	$(RUN) -m studies.probes $(ARGS)
@@ -74,5 +77,5 @@ clean:           ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train test mutants fuzz crash bench probes results shapes-table pictures drawings camvid exercise grade explore links clean
+.PHONY: help setup train test mutants fuzz crash bench growth probes results shapes-table pictures drawings camvid exercise grade explore links clean
 .DEFAULT_GOAL := help

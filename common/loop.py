@@ -7,9 +7,9 @@ bit-identical on one machine whatever the number of loader workers, and after an
 """
 
 import functools
-import math
 
 import torch
+from torch import nn
 
 from . import checkpoint, processes
 from .guard import check_finite, evaluate_if_due, name_the_flag, name_the_image
@@ -37,7 +37,6 @@ def train(model, stream, val_set, recipe, config, out, *, seed=0, device="cpu",
     run = Run(out, config, recipe, model, optimizer, scaler, resume, draw)
     network = processes.distribute(model, device)
     network = torch.compile(network) if compile else network
-
     with run.progress_bar() as bar, Stop() as stop, stream(run.step) as batches:
         evaluate_if_due(run, score)  # the run was killed before that, or could not
         for images, label in batches:
@@ -50,7 +49,9 @@ def train(model, stream, val_set, recipe, config, out, *, seed=0, device="cpu",
                 loss = add_gradients(network, model, x, y, recipe, autocast, scaler)
             loss = processes.agree(loss, device=device) / processes.count()
             scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm or math.inf)
+            norm = nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
+            if recipe.clip_norm:
+                nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
             check_finite(loss, norm.item(), scaler, run)
             scaler.step(optimizer)
             scaler.update()
@@ -75,8 +76,7 @@ def add_gradients(network, model, images, label, recipe, autocast, scaler):
     """
     parts, total = recipe.accumulate, 0.0
     mean = functools.partial(cross_entropy, batch=label) if parts > 1 else cross_entropy
-    pairs = zip(images.chunk(parts), label.chunk(parts), strict=True)
-    for part, (x, y) in enumerate(pairs, 1):
+    for part, (x, y) in enumerate(zip(images.chunk(parts), label.chunk(parts), strict=True), 1):
         with processes.exchange(network, last=part == parts):
             with autocast:
                 outputs = network(x)

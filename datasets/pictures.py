@@ -175,6 +175,38 @@ def curves(panels, width=460, height=300):
     return canvas
 
 
+def log_panel(canvas, curves, colours, box):
+    """Curves over the side of a map, both axes logarithmic. curves: {name: {side: value}}. colours:
+    {name: colour}. box: left, top, right, bottom in pixels."""
+    draw, (left, top, right, bottom) = ImageDraw.Draw(canvas), box
+    values = [value for curve in curves.values() for value in curve.values()]
+    sides = sorted({side for curve in curves.values() for side in curve})
+    low = math.floor(math.log10(min(values)))
+    high = max(low + 1, math.ceil(math.log10(max(values))))
+
+    def place(side, value):
+        across = math.log(side / sides[0]) / math.log(sides[-1] / sides[0])
+        up = (math.log10(value) - low) / (high - low)
+        return left + across * (right - left), bottom - up * (bottom - top)
+
+    for power in range(low, high + 1):
+        _, y = place(sides[0], 10.0**power)
+        draw.line((left, y, right, y), fill=GRID)
+        draw.text((left - 8, y), f"{10.0**power:g}", INK, font(12), "rm")
+    for side in sides:
+        x, _ = place(side, 10.0**low)
+        draw.text((x, bottom + 8), f"{side} x {side}", INK, font(12), "ma")
+    below = top
+    for name in sorted(curves, key=lambda name: -max(curves[name].values())):
+        points = [place(*point) for point in sorted(curves[name].items())]
+        draw.line(points, fill=colours[name], width=2)
+        for x, y in points:
+            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colours[name])
+        below = max(below, points[-1][1])  # labels from the top down, never on top of one another
+        draw.text((right + 10, below), name, colours[name], font(13), "lm")
+        below += 16
+
+
 # -------------------------------------------------------------------------- what a network looks at
 
 # From little to much, for colour-blind readers and in grey too (five stops of matplotlib's

@@ -2,11 +2,12 @@
 
 Every mechanism maps [1, 256, side, side] to the same shape. Printed and written to docs/cost.csv:
 parameters, multiply-adds, median time and extra peak memory, forward and forward + backward; drawn
-in docs/cost.png. The exponent is the slope of the time over the number of pixels between the two
-largest maps, both as logarithms: 1 is linear, 2 is every pixel with every pixel. The share is of
-the multiply-adds per second of a large matrix product, measured in the same run. Then the whole
-networks with 150 classes, one image of the size of the paper's training crop, to
-docs/cost-networks.csv. One thread of a CPU, or with --device cuda a GPU (then docs/cost-cuda*).
+in docs/cost.png. Exponents are the slope of time or memory over the number of pixels from 32 x 32
+to the largest map, as logarithms: 1 is linear, 2 is every pixel with every pixel. What is quadratic
+stops at LAST pixels a side. The share is of the multiply-adds per second of a large matrix product,
+measured in the same run. Then the whole networks with 150 classes, one image of the size of the
+paper's training crop, to docs/cost-networks.csv. One thread of a CPU, or with --device cuda a GPU
+(then docs/cost-cuda*).
 
   mechanisms: full = PyTorch's fused attention, 8 heads. pysa = four levels in series. unept = one
   level, 8 heads of 16 points. pan = feature pyramid attention. psanet = collect and distribute, not
@@ -30,10 +31,16 @@ from papers.pysa.fast import series
 from papers.pysa.model import PySALevel
 from papers.unept.model import DeformableAttention, pixel_centres
 
-from .measure import FullAttention, markdown, multiply_adds, peak_memory, times, write_csv
+from . import measure
 from .trainings import ROOT, parser
 
-SIDES, CHANNELS, HEADS, POINTS = (16, 32, 64, 128), 256, 8, 16
+SIDES, CHANNELS, HEADS, POINTS = (32, 64, 128, 256), 256, 8, 16
+SHOWN, FROM = 64, 32  # sides: of the table, and from where exponents are taken
+LAST = {"full": 128, "psanet": 128}  # beyond, a pass takes minutes
+# Exponents of time and of memory, forward, in theory. Fused attention stores no scores, and PSANet
+# those of one tile; the table, of 4 pixels each, is a parameter.
+THEORY = {"full": (2, 1), "pysa": (1, 1), "unept": (1, 1), "pan": (1, 1), "psanet": (2, 1),
+          "lrformer": (1, 1)}
 NETWORKS = (
     ("pysa", "resnet50", 512), ("unept", "resnet50", 480), ("unept", "deit", 480),
     ("pan", "resnet101", 512), ("psanet", "resnet50", 465), ("psanet", "resnet101", 465),
@@ -50,7 +57,7 @@ COLOURS = {"full": (0, 0, 0), "pysa": (230, 159, 0), "unept": (86, 180, 233), "p
 def mechanism(name, side):
     """The module of this name for maps of side x side; see `apply`."""
     return {
-        "full": lambda: FullAttention(CHANNELS, HEADS, outputs=CHANNELS),
+        "full": lambda: measure.FullAttention(CHANNELS, HEADS, outputs=CHANNELS),
         "pysa": lambda: nn.ModuleList(PySALevel(CHANNELS, regions) for regions in (1, 2, 4, 8)),
         "unept": lambda: DeformableAttention(CHANNELS, HEADS, levels=1, points=POINTS),
         "pan": lambda: FPA(CHANNELS, CHANNELS),
@@ -78,14 +85,7 @@ def make(name, side, backward, device="cpu"):
         module = mechanism(name, side).eval()
         x = torch.randn(1, CHANNELS, side, side, requires_grad=backward)
 
-    def step():
-        if backward:
-            apply(name, module, x).sum().backward()
-        else:
-            with torch.inference_mode():
-                apply(name, module, x)
-
-    return step
+    return measure.one_pass(lambda: apply(name, module, x), [x, *module.parameters()], backward)
 
 
 @functools.cache
@@ -94,40 +94,22 @@ def sizes(name, side):
     of points, four corners each: they are added."""
     with torch.device("meta"):
         parameters = sum(p.numel() for p in mechanism(name, side).parameters())
-    total, _ = multiply_adds(make(name, side, False, "meta"))
+    total, _ = measure.multiply_adds(make(name, side, False, "meta"))
     return parameters, total + (side**2 * POINTS * 4 * CHANNELS if name == "unept" else 0)
 
 
-def extra_memory(device, make, *arguments):
-    """Extra peak memory in MiB of calling the function that `make(*arguments, device)` returns."""
-    if device == "cpu":
-        return peak_memory(make, *arguments)
-    step = make(*arguments, device)
-    step()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
-
-
-def limit(device):
-    """Multiply-adds per second of a large matrix product."""
-    matrix = torch.randn(*(2 * [1024 if device == "cpu" else 8192]), device=device)
-    return len(matrix) ** 3 / times({"": lambda: matrix @ matrix})[""]
-
-
-def measure(sides, device):
+def measure_mechanisms(sides, device):
     """The rows of the table, one per mechanism, side and pass."""
-    rows, most = [], limit(device)
+    rows, most = [], measure.matrix_speed(device)
     for side in tqdm(sides, unit="size"):
         for backward in (False, True):
-            steps = {name: make(name, side, backward, device) for name in COLOURS}
-            seconds = times(steps, rounds=5 if side < 64 else 3)
-            del steps
-            for name in COLOURS:
+            names = [name for name in COLOURS if side <= LAST.get(name, side)]
+            seconds = measure.times({name: make(name, side, backward, device) for name in names},
+                            rounds=5 if side < 64 else 3)
+            for name in names:
                 parameters, total = sizes(name, side)
                 share = "" if backward else f"{total / seconds[name] / most:.3f}"
-                memory = extra_memory(device, make, name, side, backward)
+                memory = measure.peak_memory(make, name, side, backward, device, device=device)
                 rows.append(dict(zip(COLUMNS, (
                     name, side, PASSES[backward], parameters, total,
                     f"{1e3 * seconds[name]:.3g}", f"{memory:.3g}", share), strict=True)))
@@ -135,31 +117,40 @@ def measure(sides, device):
 
 
 def table(rows):
-    """Markdown: one line per mechanism, on the second largest map, with ratios to full attention,
-    and the exponent."""
-    *_, side, largest = sorted({int(row["side"]) for row in rows})
-    at = {(row["mechanism"], row["pass"], int(row["side"])): row for row in rows}
-
-    def value(name, passes, unit, size=side):
-        return float(at[name, passes, size][unit])
+    """Markdown: one line per mechanism on SHOWN pixels a side, with ratios to full attention."""
+    at = {(row["mechanism"], row["pass"]): row for row in rows if int(row["side"]) == SHOWN}
 
     def quoted(name, passes, unit):
-        here, full = value(name, passes, unit), value("full", passes, unit)
+        here, full = (float(at[which, passes][unit]) for which in (name, "full"))
         return f"{here:,.0f} {unit}" + (f" ({here / full:.2g})" if name != "full" else "")
 
+    return measure.markdown([
+        f"{SHOWN} x {SHOWN}", "parameters", "multiply-adds", "forward", "speed of matrix product",
+        "memory", "forward + backward", "memory"], [[
+            name, f"{int(at[name, PASSES[0]]['parameters']) / 1e6:.2f} M",
+            f"{int(at[name, PASSES[0]]['multiply-adds']) / 1e9:.2f} G",
+            quoted(name, PASSES[0], "ms"), f"{float(at[name, PASSES[0]]['share']):.0%}",
+            quoted(name, PASSES[0], "MiB"), quoted(name, PASSES[1], "ms"),
+            quoted(name, PASSES[1], "MiB")] for name in COLOURS])
+
+
+def growth_table(rows):
+    """Markdown: exponents in the number of pixels, one line per mechanism."""
     lines = []
     for name in COLOURS:
-        here = at[name, PASSES[0], side]
-        growth = value(name, PASSES[1], "ms", largest) / value(name, PASSES[1], "ms")
-        lines.append([
-            name, f"{int(here['parameters']) / 1e6:.2f} M",
-            f"{int(here['multiply-adds']) / 1e9:.2f} G", quoted(name, PASSES[0], "ms"),
-            f"{float(here['share']):.0%}", quoted(name, PASSES[0], "MiB"),
-            quoted(name, PASSES[1], "ms"), quoted(name, PASSES[1], "MiB"),
-            f"pixels^{math.log(growth, (largest / side) ** 2):.1f}"])
-    return markdown([
-        f"{side} x {side}", "parameters", "multiply-adds", "forward", "speed of matrix product",
-        "memory", "forward + backward", "memory", "grows as"], lines)
+        at = {(row["pass"], int(row["side"])): row for row in rows if row["mechanism"] == name}
+        last = max(side for _, side in at)
+
+        def exponent(passes, unit, at=at, last=last):
+            low, high = (max(float(at[passes, side][unit]), 0.1) for side in (FROM, last))
+            return f"{math.log(high / low, (last / FROM) ** 2):.2f}"
+
+        lines.append([name, f"{last} x {last}", *(
+            exponent(passes, unit) for unit in ("ms", "MiB") for passes in PASSES),
+            *map(str, THEORY[name])])
+    return measure.markdown(["exponents in pixels", f"from {FROM} x {FROM} to", "time forward",
+                     "time forward + backward", "memory forward", "memory forward + backward",
+                     "theory: time", "theory: memory"], lines)
 
 
 def plot(rows, path, width=520, height=420):
@@ -173,39 +164,8 @@ def plot(rows, path, width=520, height=420):
         for row in rows:
             if row["pass"] == PASSES[1]:
                 curves[row["mechanism"]][int(row["side"])] = max(float(row[unit]), 0.1)
-        plot_panel(canvas, curves, (left + 64, 44, left + width - 86, height - 44))
+        pictures.log_panel(canvas, curves, COLOURS, (left + 64, 44, left + width - 86, height - 44))
     pictures.save_png(path, canvas)
-
-
-def plot_panel(canvas, curves, box):
-    """One pair of axes. curves: {name: {side: value}}. box: left, top, right, bottom in pixels."""
-    draw, (left, top, right, bottom) = ImageDraw.Draw(canvas), box
-    values = [value for curve in curves.values() for value in curve.values()]
-    sides = sorted(curves["full"])
-    low = math.floor(math.log10(min(values)))
-    high = max(low + 1, math.ceil(math.log10(max(values))))
-
-    def place(side, value):
-        across = math.log(side / sides[0]) / math.log(sides[-1] / sides[0])
-        up = (math.log10(value) - low) / (high - low)
-        return left + across * (right - left), bottom - up * (bottom - top)
-
-    for power in range(low, high + 1):
-        _, y = place(sides[0], 10.0**power)
-        draw.line((left, y, right, y), fill=pictures.GRID)
-        draw.text((left - 8, y), f"{10.0**power:g}", pictures.INK, pictures.font(12), "rm")
-    for side in sides:
-        x, _ = place(side, 10.0**low)
-        draw.text((x, bottom + 8), f"{side} x {side}", pictures.INK, pictures.font(12), "ma")
-    below = top
-    for name in sorted(curves, key=lambda name: -curves[name][sides[-1]]):
-        points = [place(*point) for point in sorted(curves[name].items())]
-        draw.line(points, fill=COLOURS[name], width=3 if name == "full" else 2)
-        for x, y in points:
-            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=COLOURS[name])
-        below = max(below, points[-1][1])  # labels from the top down, never on top of one another
-        draw.text((right + 10, below), name, COLOURS[name], pictures.font(13), "lm")
-        below += 16
 
 
 def make_network(paper, preset, crop, device="cpu"):
@@ -229,18 +189,19 @@ def measure_networks(device):
     rows = []
     for paper, preset, crop in tqdm(NETWORKS, unit="network"):
         step = make_network(paper, preset, crop, device)
-        milliseconds = 1e3 * times({"": step}, rounds=3)[""]
-        memory = extra_memory(device, make_network, paper, preset, crop)
+        milliseconds = 1e3 * measure.times({"": step}, rounds=3)[""]
+        memory = measure.peak_memory(make_network, paper, preset, crop, device, device=device)
         rows.append({
             "network": f"{paper} {preset}", "crop": crop, "parameters": step.parameters,
-            "multiply-adds": multiply_adds(step)[0], "ms": f"{milliseconds:.3g}",
+            "multiply-adds": measure.multiply_adds(step)[0], "ms": f"{milliseconds:.3g}",
             "MiB": f"{memory:.3g}"})
     return rows
 
 
 def networks_table(rows):
     """Markdown: one line per network."""
-    return markdown(["network", "crop", "parameters", "multiply-adds", "forward", "memory"], [
+    headings = ["network", "crop", "parameters", "multiply-adds", "forward", "memory"]
+    return measure.markdown(headings, [
         [row["network"], f"{row['crop']} x {row['crop']}",
          f"{int(row['parameters']) / 1e6:.1f} M", f"{int(row['multiply-adds']) / 1e9:.1f} G",
          f"{float(row['ms']):,.0f} ms", f"{float(row['MiB']):,.0f} MiB"] for row in rows])
@@ -251,14 +212,14 @@ def main():
     flags.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = flags.parse_args()
     torch.set_num_threads(1)
-    rows = measure(SIDES, arguments.device)
+    rows = measure_mechanisms(SIDES, arguments.device)
     networks = measure_networks(arguments.device)
     stem = "cost" if arguments.device == "cpu" else "cost-cuda"
     mechanisms, whole = (path.with_name(path.name.replace("cost", stem)) for path in (CSV, WHOLE))
-    write_csv(mechanisms, rows)
-    write_csv(whole, networks)
+    measure.write_csv(mechanisms, rows)
+    measure.write_csv(whole, networks)
     plot(rows, mechanisms.with_suffix(".png"))
-    print("\n".join([*table(rows), "", *networks_table(networks)]))
+    print("\n".join([*table(rows), "", *growth_table(rows), "", *networks_table(networks)]))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Library: time, memory and multiply-adds, measured so that ratios can be trusted; tables of them.
 
-Machines drift: so the candidates take turns (A B C, A B C, ...), the median over the rounds is
-quoted, and ratios are between medians of the same run. Memory is the growth of a fresh process's
-high-water mark.
+Machines drift: so the candidates take turns (A B C, C B A, A B C, ...), and ratios are between
+times of the same run. Memory is the growth of a fresh process's high-water mark.
 """
 
 import csv
@@ -53,19 +52,52 @@ def multiply_adds(function):
     return counter.get_total_flops() // 2, parts
 
 
-def times(candidates, rounds=5):
-    """Median seconds of each candidate. candidates: {name: function without arguments}."""
+def one_pass(function, leaves, train):
+    """What is measured of a function that returns one tensor: () -> (the tensor, its gradients with
+    respect to `leaves` if `train`, else ())."""
+    def step():
+        if not train:
+            with torch.inference_mode():
+                return function(), ()
+        out = function()
+        # As good as random, and the same for every form of the function.
+        weights = torch.arange(out.numel(), dtype=out.dtype, device=out.device).sin()
+        with torch.autocast(out.device.type, enabled=False):  # as in training, common/loop.py
+            return out, torch.autograd.grad(out, leaves, weights.view_as(out), allow_unused=True)
+
+    return step
+
+
+def turns(candidates, rounds):
+    """{name: [(seconds of the clock, seconds of the processors), one pair a round]}. Candidates,
+    {name: function without arguments}, take turns; before that each runs once to warm up."""
     for function in candidates.values():
-        function()  # warm-up
+        function()
     seconds = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, function in candidates.items():
-            start = time.perf_counter()
-            function()
+    for number in range(rounds):
+        for name in list(candidates)[:: -1 if number % 2 else 1]:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            start = time.perf_counter(), time.process_time()
+            candidates[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            end = time.perf_counter(), time.process_time()
+            seconds[name].append((end[0] - start[0], end[1] - start[1]))
+    return seconds
+
+
+def times(candidates, rounds=5, processors=False):
+    """Median seconds of each candidate, see `turns`: of the clock, or of the processors, which do
+    not grow when others compute too."""
+    return {name: statistics.median(pair[processors] for pair in pairs)
+            for name, pairs in turns(candidates, rounds).items()}
+
+
+def matrix_speed(device="cpu"):
+    """Multiply-adds per second of a large matrix product."""
+    matrix = torch.randn(*(2 * [1024 if device == "cpu" else 8192]), device=device)
+    return len(matrix) ** 3 / times({"": lambda: matrix @ matrix})[""]
 
 
 def _high_water():
@@ -87,12 +119,19 @@ def _peak(make, arguments):
     return _high_water() - before
 
 
-def peak_memory(make, *arguments):
-    """Extra peak memory in MiB of calling the function that `make(*arguments)` returns, in a fresh
-    process. make: at the top level of a module; what it allocates itself is not counted."""
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # else blocks freed earlier are used by chance
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_peak, make, arguments).result() / 2**20
+def peak_memory(make, *arguments, device="cpu"):
+    """Extra peak memory in MiB of calling the function that `make(*arguments)` returns; on the CPU
+    in a fresh process. make: at the top level of a module; what it allocates is not counted."""
+    if device == "cpu":
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # else freed blocks are used by chance
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(_peak, make, arguments).result() / 2**20
+    function = make(*arguments)
+    function()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def write_csv(path, rows):

@@ -50,14 +50,22 @@ SMALL = {
     },
     "studies.results": {"SEEDS": (0,), "STEPS": 1, "SHOWN": (0,)},
     "studies.cost": {
-        "SIDES": (8, 16), "NETWORKS": (("pysa", "tiny", 64), ("psanet", "tiny", 65)),
+        "SIDES": (8, 16), "SHOWN": 8, "FROM": 8,
+        "NETWORKS": (("pysa", "tiny", 64), ("psanet", "tiny", 65)),
     },
     "papers.pysa.evidence.camvid": {"SHOWN": (0,)},
-    "papers.pysa.evidence.cost": {"SIDES": (8, 16)},
-    "papers.pan.evidence.cost": {"CROPS": (128, 192), "SIDES": (4, 8)},
-    "papers.psanet.evidence.cost": {"CASES": [(30, 1)], "CHANNELS": 8},
+    "tests.bench": {"ROUNDS": 1},
+    "papers.pysa.evidence.forms": {"CASES": {"small": (2, 32, 16, True, True)}},
+    "papers.pan.evidence.forms": {"CASES": {
+        "small": ("resnet18", 1, 128, False, False), "decoder": ("resnet18", 2, 128, True, True)}},
+    "papers.psanet.evidence.forms": {"CASES": {
+        "collect": ("collect", 9, 2, 16, True), "small": ("tiny", 129, 2, 32, True)}},
+    "papers.lrformer.evidence.forms": {"CASES": {"small": ("tiny", 64, True)}},
+    "papers.unept.evidence.forms": {"CASES": {
+        "queries": (None, 4, 2, True), "small": ("tiny", 64, 4, True)}},
+    "papers.pan.evidence.cost": {"SIDES": (4, 8)},
+    "papers.psanet.evidence.cost": {"CHANNELS": 8, "CROSSING": (4,), "TILED": (8,)},
     "papers.lrformer.evidence.cost": {"SIZES": (64, 128)},
-    "papers.unept.evidence.cost": {"SIDES": (4,), "POINTS": (2,)},
     "papers.unept.evidence.boundary_bound": {"SCENES": 1, "FIT": 2, "TASKS": ("",)},
 }
 EXTRA = {
@@ -95,8 +103,7 @@ def of_make(line):
                                 re.MULTILINE)) | dict(pair.split("=") for pair in given)
     variables["RUN"] = "python"
     steps = re.sub(r"\$\((\w+)\)", lambda name: variables[name[1]], found[1].strip())
-    choose = re.compile(r"\$\(if (.*?),(.*?),(.*?)\)")
-    return choose.sub(lambda parts: parts[2] if parts[1] else parts[3], steps).split("\n\t")
+    return steps.split("\n\t")
 
 
 def prepare():
@@ -174,7 +181,7 @@ def run(words):
             sys.argv += ["--scales", "0.1"]
             sys.argv += ["--crop-size", "65"] if "--protocol" in words else []
     try:
-        if name.startswith(("studies.", "papers.")):
+        if name.startswith(("studies.", "papers.", "tests.bench")):
             importlib.import_module(name).main()
         elif words[0] == "-m":
             runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -201,6 +208,7 @@ def shrink():
         # no number of images is the published one
         datasets.SAMPLES[name] = dict.fromkeys(datasets.SAMPLES[name])
     places = [*ROOT.glob("studies/[a-z]*.py"), *ROOT.glob("papers/*/evidence/cost.py")]
+    places += [ROOT / "tests" / "bench.py", *ROOT.glob("papers/*/evidence/forms.py")]
     places += [*ROOT.glob("papers/*/evidence/camvid.py"),
                *ROOT.glob("papers/*/evidence/boundary_bound.py")]
     for name in sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in places):
@@ -219,14 +227,14 @@ def shrink():
             setattr(module, what, value)
 
 
-def times_once(candidates, rounds=1):
+def times_once(candidates, rounds=1, processors=False):
     """studies.measure.times without repetition."""
     for function in candidates.values():
         function()
     return dict.fromkeys(candidates, 1.0)
 
 
-def peak_memory_once(make, *arguments):
+def peak_memory_once(make, *arguments, device="cpu"):
     """studies.measure.peak_memory without a process of its own."""
     make(*arguments)()
     return 1.0

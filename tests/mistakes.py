@@ -127,9 +127,12 @@ COMMON = {
          "processes.agree(loss, device=device) / processes.count()",
          "processes.agree(loss, device=device)"),
         ("gradients are never clipped, whatever the recipe says",
-         "recipe.clip_norm or math.inf", "math.inf"),
+         "if recipe.clip_norm:", "if False:"),
         ("without clipping in the recipe gradients are clipped to 1",
-         "recipe.clip_norm or math.inf", "recipe.clip_norm or 1.0"),
+         "if recipe.clip_norm:\n                nn.utils.clip_grads_with_norm_(model.parameters(), "
+         "recipe.clip_norm, norm)",
+         "if True:\n                nn.utils.clip_grads_with_norm_(model.parameters(), "
+         "recipe.clip_norm or 1.0, norm)"),
         ("float16: gradients are clipped while they are still scaled up",
          "            scaler.unscale_(optimizer)\n", ""),
         ("dropout differs after --resume",

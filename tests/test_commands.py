@@ -57,5 +57,5 @@ def test_commands_are_found():
     page = ("Say `make bench PAPER=pan` or `common/`.\n"
             "```\npython train.py --set regions=8, # wide\n\n$x\n```\n`python`")
     assert commands.commands(page) == ["python train.py --set regions=8,", "make bench PAPER=pan"]
-    assert commands.of_make("make bench PAPER=pan") == ["python -m papers.pan.evidence.cost "]
+    assert commands.of_make("make bench PAPER=pan") == ["python -m tests.bench pan "]
     assert len(commands.of_make("make pictures")) == 2

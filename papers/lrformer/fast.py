@@ -47,19 +47,31 @@ def enlarge(o, size):
     pass is slower than these products.
     """
     o = o.permute(0, 2, 3, 1)  # [B, a, b, C]
-    matrix = enlarging_matrix.__wrapped__ if torch.compiler.is_compiling() else enlarging_matrix
-    rows, columns = (matrix(n, cells, o.device, o.dtype)        # what is traced must not be kept
+    rows, columns = (kept(enlarging_matrix, n, cells, o)
                      for n, cells in zip(size, o.shape[1:3], strict=True))
     bands = (rows @ o.flatten(2)).unflatten(2, o.shape[2:])         # [B, H, b, C]
     return (columns @ bands).permute(0, 3, 1, 2)                    # [B, C, H, W]
 
 
+def kept(make, size, cells, like):
+    """make(size, cells) of the type and on the device of `like`, made once and not in every pass;
+    but what is traced must not be kept."""
+    if torch.compiler.is_compiling():
+        return make(size, cells).to(like)
+    return keep(make, size, cells, like.device, like.dtype)
+
+
 @functools.lru_cache(1024)
 @torch.inference_mode(False)  # what is kept must serve training, too
-def enlarging_matrix(size, cells, device, dtype):
+def keep(make, size, cells, device, dtype):
+    """See `kept`."""
+    return make(size, cells).to(device, dtype)
+
+
+def enlarging_matrix(size, cells):
     """U [size, cells]: row y holds the weights of the cells, at most two, that pixel y reads."""
-    one_hot = torch.eye(cells, device=device, dtype=torch.float64)[None]
-    return F.interpolate(one_hot, size, mode="linear", align_corners=False)[0].mT.to(dtype)
+    one_hot = torch.eye(cells, dtype=torch.float64)[None]
+    return F.interpolate(one_hot, size, mode="linear", align_corners=False)[0].mT
 
 
 def pool_all(x, grids):
@@ -76,7 +88,8 @@ def pool_all(x, grids):
     x = x.permute(0, 2, 3, 1)  # [B, H, W, C]
     height, width, channels = x.shape[1:]
     heights, widths = zip(*grids, strict=True)
-    rows, columns = pooling_matrix(height, heights).to(x), pooling_matrix(width, widths).to(x)
+    sides = ((height, heights), (width, widths))
+    rows, columns = (kept(pooling_matrix, *side, x) for side in sides)
     bands = (rows @ x.flatten(2)).unflatten(2, (width, channels))  # [B, sum of a, W, C]
     pairs = zip(columns.split(widths), bands.split(heights, dim=1), strict=True)
     return [(p @ band).permute(0, 3, 1, 2) for p, band in pairs]  # [B, C, a, b] each

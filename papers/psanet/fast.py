@@ -10,6 +10,7 @@ Layers are called, so that their hooks fire, but for one: `classify` splits the 
 `classifier.0`, whose own forward does not run.
 """
 
+import functools
 import math
 
 import torch
@@ -280,14 +281,19 @@ def classify(x, context, weight, factor):
     t = F.conv2d(context, taps[:, :, None, None])               # [B, 3 * 3 * D, h, w]
     t = t.unflatten(1, (3, 3, -1)).permute(0, 3, 1, 4, 2, 5)    # [B, D, 3, h, 3, w]
     t = t.flatten(4).flatten(2, 3)                              # [B, D, 3h, 3w]
-    rows, columns = (shifted_enlarging_matrix(side, factor).to(t) for side in context.shape[-2:])
+    traced = torch.compiler.is_compiling()  # what is traced must not be kept
+    make = shifted_enlarging_matrix.__wrapped__ if traced else shifted_enlarging_matrix
+    rows, columns = (make(side, factor, t.device, t.dtype) for side in context.shape[-2:])
     return y + rows @ (t @ columns.T)                           # (I)  [B, D, H, W]
 
 
-def shifted_enlarging_matrix(size, factor):
+@functools.lru_cache(256)
+@torch.inference_mode(False)  # what is kept must serve training, too
+def shifted_enlarging_matrix(size, factor, device, dtype):
     """[n', 3n] with n' = (n-1)s+1: U for the taps -1, 0, +1, moved to read pixels i-1, i, i+1."""
-    u = enlarging_matrix(size, factor)
-    return torch.cat([F.pad(u, (0, 0, 1, 1))[tap : tap + len(u)] for tap in range(3)], dim=1)
+    u = F.pad(enlarging_matrix(size, factor), (0, 0, 1, 1))
+    shifted = [u[tap : tap + len(u) - 2] for tap in range(3)]
+    return torch.cat(shifted, dim=1).to(device, dtype)
 
 
 def enlarging_matrix(size, factor):

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .fast import kept
+
 VOID = 255  # label of pixels that count nowhere
 # (dy, dx) of direction 0 .. 7: the compass in steps of 45 degrees, direction 4 points to the right.
 STEPS = ((0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1))
@@ -107,14 +109,20 @@ def refine(logits, mask_logits, direction_logits):
     gradient reaches mask and direction: steps are whole pixels.
     """
     height, width = logits.shape[2:]
-    steps = torch.tensor(STEPS, device=logits.device)
+    direction = direction_logits.argmax(1)                                  # [B, H, W]
     # The released code compares the logit, not the probability, with one half.
-    step = steps[direction_logits.argmax(1)] * (mask_logits[:, 1] > 0.5)[..., None]  # [B, H, W, 2]
+    step = compass(direction)[direction] * (mask_logits[:, 1] > 0.5)[..., None]     # [B, H, W, 2]
     y = torch.arange(height, device=logits.device)[:, None] + step[..., 0]
     x = torch.arange(width, device=logits.device) + step[..., 1]
     source = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)     # [B, H*W]
     index = source[:, None].expand(-1, logits.shape[1], -1)                 # [B, K, H*W]
     return logits.flatten(2).gather(2, index).view_as(logits)               # (M)
+
+
+@kept
+def compass(like):
+    """STEPS as a tensor of the type of `like`, [8, 2]."""
+    return like.new_tensor(STEPS)
 
 
 # ----------------------------------------------------------------------------------------- targets

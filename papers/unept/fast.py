@@ -10,6 +10,7 @@ Every layer of the network is called in either form; only (G) and (H), which hav
 are replaced. Shapes as in model.py.
 """
 
+import functools
 import warnings
 
 import torch
@@ -22,7 +23,9 @@ def deformable_attention(value, shapes, locations, weights):
     batch, queries, _ = locations.shape[:3]
     kind, full = value.dtype, torch.promote_types(locations.dtype, torch.float32)
     value, locations, weights = value.to(full), locations.to(full), weights.to(full)
-    attend = LevelAttention.apply if value.device.type == "cpu" else level_attention
+    # torch.compile makes gradients of its own, and cannot see through those below.
+    own = value.device.type == "cpu" and not torch.compiler.is_compiling()
+    attend = LevelAttention.apply if own else level_attention
     parts = value.split([height * width for height, width in shapes], dim=1)
     out = 0
     levels = zip(parts, shapes, locations.unbind(3), weights.unbind(3), strict=True)
@@ -38,6 +41,25 @@ def level_attention(table, locations, share, shape):
     rows = corner_rows(table_rows(row, shape), shape).flatten(0, 2).flatten(1)      # [B*Q*M, N*4]
     factors = corner_weights(share, right, lower).flatten(0, 2).flatten(1)          # [B*Q*M, N*4]
     return F.embedding_bag(rows, table, per_sample_weights=factors, mode="sum")
+
+
+def kept(make):
+    """Decorator of a function (*sizes, like) -> a table that depends on the sizes, and on type and
+    device of the tensor `like`: it is made once and not in every pass. What is traced is not kept.
+    """
+    @functools.lru_cache(256)
+    @torch.inference_mode(False)  # what is kept must serve training, too
+    def keep(*sizes, device, dtype):
+        return make(*sizes, torch.empty(0, device=device, dtype=dtype))
+
+    @functools.wraps(make)
+    def _kept(*arguments):
+        *sizes, like = arguments
+        if torch.compiler.is_compiling():
+            return make(*sizes, like)
+        return keep(*sizes, device=like.device, dtype=like.dtype)
+
+    return _kept
 
 
 # -------------------------------------------------------------------------- the table and its rows
@@ -82,8 +104,13 @@ def corner_weights(share, right, lower):
 
 def corner_rows(row, shape):
     """The rows of the four pixels around each point. int32 [...] -> [..., 4]."""
-    width = shape[1] + 2
-    return row[..., None] + row.new_tensor([0, 1, width, width + 1])
+    return row[..., None] + corner_steps(shape[1] + 2, row)
+
+
+@kept
+def corner_steps(width, like):
+    """How many rows behind the upper left corner of a point the four corners lie. [4]."""
+    return like.new_tensor([0, 1, width, width + 1])
 
 
 def table_rows(row, shape):

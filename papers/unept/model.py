@@ -111,8 +111,15 @@ def sampling_locations(reference, offsets, shapes):
 
     reference [B, Q, 2], offsets [B, Q, M, L, N, 2], shapes L pairs (H, W) -> [B, Q, M, L, N, 2].
     """
-    sizes = offsets.new_tensor([(width, height) for height, width in shapes])   # [L, 2], x first
+    sizes = level_sizes(*(tuple(shape) for shape in shapes), offsets)       # [L, 2], x first
     return reference[:, :, None, None, None] + offsets / sizes[:, None]     # (F)
+
+
+@fast.kept
+def level_sizes(*shapes_and_like):
+    """L pairs (H, W) and a tensor -> (W, H) of each, [L, 2], of its type."""
+    *shapes, like = shapes_and_like
+    return like.new_tensor([(width, height) for height, width in shapes])
 
 
 def deformable_attention(value, shapes, locations, weights):
@@ -150,6 +157,7 @@ def attention_matrix(shapes, locations, weights):
 # ----------------------------------------------------------------------------- encoder and decoder
 
 
+@fast.kept
 def pixel_centres(height, width, like):
     """Centres (x, y) of the pixels of a map that spans 0 .. 1. [H*W, 2], in float32 at least."""
     y, x = ((torch.arange(size, dtype=torch.float64) + 0.5) / size for size in (height, width))
@@ -157,6 +165,7 @@ def pixel_centres(height, width, like):
     return centres.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
 
+@fast.kept
 def sine_position(height, width, channels, like):
     """Fixed position embedding [H*W, C]: the first half of the channels from y, the rest from x."""
     frequency = 10000 ** -(torch.arange(0, channels, 4, dtype=torch.float64) / channels)    # [C/4]

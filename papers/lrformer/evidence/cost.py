@@ -1,8 +1,7 @@
-"""What low-resolution self-attention costs, against full attention and against the official code.
+"""What low-resolution attention costs. Beside the official form: python -m tests.bench lrformer.
 
-  python -m papers.lrformer.evidence.cost            all tables (a quarter of an hour)
+  python -m papers.lrformer.evidence.cost            all tables (minutes)
   python -m papers.lrformer.evidence.cost attention  module and block of LRFormer-T against full
-  python -m papers.lrformer.evidence.cost network    LRFormer-T against the official forward
   python -m papers.lrformer.evidence.cost steps      each short cut against what it replaces
   python -m papers.lrformer.evidence.cost counts     parameters and multiply-adds; no timing
 
@@ -16,7 +15,7 @@ import sys
 
 import torch
 
-from studies.measure import FullAttention, markdown, multiply_adds, peak_memory, times
+from studies.measure import FullAttention, markdown, multiply_adds, times
 
 from .. import fast
 from .. import model as lrformer
@@ -63,41 +62,6 @@ def show(headings, rows):
     print("\n".join(markdown(headings, rows)), flush=True)
 
 
-FORMS = {
-    "official": official_scores,
-    "official, fused attention": functools.partial(official_scores, fused=True),
-    "ours": lambda network, images: network.scores(images),
-}
-
-
-def make(form, size):
-    """A function that runs one of FORMS at this image size, for measuring memory."""
-    model, images = lrformer.build(150, "t").eval(), torch.randn(1, 3, size, size)
-
-    def run(images=images):
-        with torch.inference_mode():
-            FORMS[form](model, images)
-
-    run(torch.randn(1, 3, 64, 64))  # libraries allocate on first use
-    return run
-
-
-def network():
-    """The whole LRFormer-T: agreement, time, memory."""
-    model, rows = lrformer.build(150, "t", layer_scale=1.0).eval(), []
-    for size in SIZES[1:]:
-        images = torch.randn(1, 3, size, size)
-        forms = {name: functools.partial(form, model, images) for name, form in FORMS.items()}
-        seconds, expected = times(forms, rounds=5), forms["official"]()
-        for name, form in forms.items():
-            error = ((form() - expected).abs().max() / expected.std()).item()
-            rows.append([f"{size} px", name, f"{seconds[name] * 1e3:.0f}",
-                         f"{seconds['official'] / seconds[name]:.2f}x",
-                         f"{peak_memory(make, name, size):.0f}", f"{error:.0e}"])
-    show(["image", "form", "ms", "official / form", "extra peak memory, MiB",
-          "largest difference / std of the scores"], rows)
-
-
 def pairs(model):
     """{short cut: (plain form, short form)} with the weights of LRFormer-T, at 512 px."""
     stage, last, head = model.backbone.stages[0], model.backbone.stages[3], model.head
@@ -139,9 +103,9 @@ def steps():
 
 @torch.no_grad()
 def total(form, model, size):
-    """(G multiply-adds, multiply-adds by module) of one of FORMS; nothing is computed."""
+    """(G multiply-adds, multiply-adds by module) of a form; nothing is computed."""
     image = torch.empty(1, 3, *size)
-    count, modules = multiply_adds(functools.partial(FORMS[form], model, image))
+    count, modules = multiply_adds(lambda: form(model, image))
     return count / 1e9, modules
 
 
@@ -153,9 +117,9 @@ def counts():
     for preset in ("t", "s", "b", "l"):
         with torch.device("meta"):
             model, roads = lrformer.build(150, preset).eval(), lrformer.build(19, preset).eval()
-            official, large, wide = (total("official", m, size)[0] for m, size in (
+            official, large, wide = (total(official_scores, m, size)[0] for m, size in (
                 (model, (512, 512)), (model, (640, 640)), (roads, (1024, 2048))))
-            ours, modules = total("ours", model, (512, 512))
+            ours, modules = total(lrformer.LRFormer.scores, model, (512, 512))
         encoder, decoder = (sum(p.numel() for p in part.parameters())
                             for part in (model.backbone, model.head))
         rows.append([preset, f"{encoder + decoder:,}", f"{encoder:,}", f"{decoder:,}",
@@ -173,7 +137,7 @@ def counts():
 def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    tables = {"counts": counts, "steps": steps, "network": network, "attention": attention}
+    tables = {"counts": counts, "steps": steps, "attention": attention}
     for name in sys.argv[1:] or tables:
         if name not in tables:
             sys.exit(f"unknown table {name!r}; valid: {', '.join(tables)}")

@@ -202,8 +202,8 @@ MUTANTS = {
         ("bins end at the floor", "((i + 1) * size + n - 1) // n", "(i + 1) * size // n"),
         (
             "pooling matrices of rows and columns exchanged",
-            "pooling_matrix(height, heights).to(x), pooling_matrix(width, widths).to(x)",
-            "pooling_matrix(height, widths).to(x), pooling_matrix(width, heights).to(x)",
+            "((height, heights), (width, widths))",
+            "((height, widths), (width, heights))",
         ),
         ("queries not pooled", "    if cells[0] % size[0] == 0 and", "    if True or"),
         (

@@ -1,14 +1,12 @@
-"""What Feature Pyramid Attention costs, against full attention and the usual way of writing PAN.
+"""What Feature Pyramid Attention costs. Variant "smp" beside smp's form: python -m tests.bench pan.
 
   python -m papers.pan.evidence.cost            all tables
   python -m papers.pan.evidence.cost counts     parameters and multiply-adds; no timing
   python -m papers.pan.evidence.cost attention  FPA against full attention on the same map
-  python -m papers.pan.evidence.cost network    variant "smp" against a plain transcription of it
 
 One thread, float32, inference. Candidates take turns; medians and their ratios are printed.
 """
 
-import copy
 import functools
 import sys
 
@@ -16,47 +14,10 @@ import torch
 
 from studies.measure import FullAttention, multiply_adds, peak_memory, times
 
-from .. import model, official
-from .transcription import SmpPAN
+from .. import model
 
-CROPS, SIDES = (256, 384), (32, 64)  # side of the image for `network`, of the map for `attention`
+SIDES = 32, 64  # of the map
 C, D, QUERIES = 2048, 256, 256  # channels of that map, of the output, of queries and keys
-
-
-def four_networks():
-    """The transcription and our "smp" variant, the same weights, two memory layouts each."""
-    torch.manual_seed(0)
-    ours = model.build(21, "smp_resnet34").eval()
-    theirs = SmpPAN(copy.deepcopy(ours.backbone), 21).eval()
-    ours.load_state_dict(official.convert(theirs.state_dict()))
-    networks = {"transcription": theirs, "ours": ours}
-    return networks | {
-        f"{name}, channels last": copy.deepcopy(net).to(memory_format=torch.channels_last)
-        for name, net in networks.items()}
-
-
-@torch.inference_mode()
-def network():
-    """Time of our variant against the transcription, whole network and decoder alone."""
-    networks = four_networks()
-    for side in CROPS:
-        image, whole, decoder = torch.randn(1, 3, side, side), {}, {}
-        for name, net in networks.items():
-            layout = torch.channels_last if "last" in name else torch.contiguous_format
-            x = image.contiguous(memory_format=layout)
-            whole[name] = functools.partial(net, x)
-            if "ours" in name:
-                decoder[name] = functools.partial(net.decode, net.backbone(x))
-            else:
-                decoder[name] = functools.partial(net.decode, net.encoder(x))
-        scores = whole["transcription"]()
-        difference = (whole["ours"]()["out"] - scores).abs().max() / scores.abs().max()
-        print(f"\nresnet34, D = 32, 21 classes, {side} x {side}; difference {difference:.1e}")
-        print(f"{'':32}{'ms':>9}{'ratio':>8}   (ratio: time of the transcription / of this)")
-        for what, candidates, rounds in (("decoder", decoder, 15), ("network", whole, 5)):
-            seconds = times(candidates, rounds)
-            for name, value in seconds.items():
-                print(f"{what}, {name:23}{1e3 * value:9.1f}{seconds['transcription'] / value:8.2f}")
 
 
 FORMS = {
@@ -116,7 +77,7 @@ def counts():
 
 def main():
     torch.set_num_threads(1)
-    tables = {"counts": counts, "attention": attention, "network": network}
+    tables = {"counts": counts, "attention": attention}
     for name in sys.argv[1:] or tables:
         if name not in tables:
             sys.exit(f"unknown table {name!r}; valid: {', '.join(tables)}")
