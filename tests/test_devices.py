@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -173,3 +174,13 @@ def test_matrices_are_made_once():
             model(torch.randn(2, 3, 96, 64))["out"].sum().backward()
         assert not {"eye", "zeros", *PYTHON} & {*again.names}, paper
         assert len(again.names) <= len(calls.names)
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_what_is_traced_is_not_kept(paper):
+    """PyTorch's fake tensors, of which its tools count and trace, have no numbers: an ordinary pass
+    of the same size after one with them still works."""
+    model = network(paper).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model(torch.empty(1, 3, 160, 224))
+    assert model(torch.ones(1, 3, 160, 224))["out"].isfinite().all()

@@ -56,7 +56,7 @@ def enlarge(o, size):
 def kept(make, size, cells, like):
     """make(size, cells) of the type and on the device of `like`, made once and not in every pass;
     but what is traced must not be kept."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or type(like) is not torch.Tensor:
         return make(size, cells).to(like)
     return keep(make, size, cells, like.device, like.dtype)
 

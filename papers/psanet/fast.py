@@ -281,7 +281,7 @@ def classify(x, context, weight, factor):
     t = F.conv2d(context, taps[:, :, None, None])               # [B, 3 * 3 * D, h, w]
     t = t.unflatten(1, (3, 3, -1)).permute(0, 3, 1, 4, 2, 5)    # [B, D, 3, h, 3, w]
     t = t.flatten(4).flatten(2, 3)                              # [B, D, 3h, 3w]
-    traced = torch.compiler.is_compiling()  # what is traced must not be kept
+    traced = torch.compiler.is_compiling() or type(t) is not torch.Tensor  # not to be kept
     make = shifted_enlarging_matrix.__wrapped__ if traced else shifted_enlarging_matrix
     rows, columns = (make(side, factor, t.device, t.dtype) for side in context.shape[-2:])
     return y + rows @ (t @ columns.T)                           # (I)  [B, D, H, W]

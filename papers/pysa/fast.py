@@ -31,7 +31,8 @@ def series(x, levels):
     # The map keeps its layout in memory, so nothing large is copied.
     layout = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
     grids = tuple((level.regions, level.cells) for level in levels)
-    make = matrices.__wrapped__ if torch.compiler.is_compiling() else matrices  # keep no traced one
+    traced = torch.compiler.is_compiling() or type(x) is not torch.Tensor  # not to be kept
+    make = matrices.__wrapped__ if traced else matrices
     rows, columns = (make(n, grids, x.device, x.dtype) for n in x.shape[-2:])
     (p_h, pu_h, u_h), (p_w, pu_w, u_w) = rows, columns
     counts = [len(p) for p in p_h]                                  # N_s of every level

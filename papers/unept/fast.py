@@ -55,7 +55,7 @@ def kept(make):
     @functools.wraps(make)
     def _kept(*arguments):
         *sizes, like = arguments
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or type(like) is not torch.Tensor:
             return make(*sizes, like)
         return keep(*sizes, device=like.device, dtype=like.dtype)
 
