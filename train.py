@@ -31,12 +31,12 @@ if __name__ == "__main__" and callable(signal.getsignal(signal.SIGINT)):
 import torch
 
 import datasets
-from common import cli, processes
+from common import checkpoint, cli, processes
 from common.errors import run
 from common.loop import train
 from common.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
 from datasets import memory, statistics
-from datasets.pictures import draw_run
+from datasets.pictures import draw_run, write_losses
 from datasets.predictions import keep_out, write_scores
 from datasets.stream import TrainingSamples, batches
 from datasets.transforms import augmentation
@@ -93,6 +93,8 @@ def main():
     names = (getattr(arguments, name) or DEFAULTS[name] for name in ("paper", "preset", "dataset"))
     out = arguments.out or Path("runs") / "-".join(names)
     starts = arguments.dry_run and not arguments.resume  # then no run is in the way
+    if not arguments.resume:  # a wrong flag is told before what is in the folder
+        options.try_network(resolve(arguments, None)[0])
     resumed = None if starts else runs.open_run(out, arguments.resume)
     arguments.resume = resumed is not None  # without a checkpoint it starts
     check_flags(arguments, TRAIN)
@@ -149,6 +151,7 @@ def main():
         torch.distributed.destroy_process_group()
     if isinstance(result, int):
         if first:
+            write_losses(out, checkpoint.load(out / "last.pt")["curve"])
             print(f"stopped; the same command with --resume goes on from {out / 'last.pt'}",
                   file=sys.stderr)
         return 128 + result

@@ -1,8 +1,8 @@
 """python -m datasets.check NAME PATH: look at every file of a dataset before training on it.
 
-Prints one line per problem (another number of images than published, files without partner, damaged
-files, sizes that differ, label values out of range) and exits with 1 if there is any. From another
-folder: python DIR/datasets/check.py NAME PATH.
+Prints a line "problem: ..." for each (another number of images than published, files without
+partner, damaged files, sizes that differ, label values out of range) and exits with 1 if there is
+any. From another folder: python DIR/datasets/check.py NAME PATH.
 """
 
 import os
@@ -67,7 +67,7 @@ def main():
     existing_folder(arguments.path, "PATH")
     count = 0
     for line in problems(arguments.name, arguments.path):
-        tqdm.write(line)
+        tqdm.write(f"problem: {line}")
         count += 1
     print("no problem found" if count == 0 else f"{count} problem{'s' * (count > 1)}")
     return int(count > 0)

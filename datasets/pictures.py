@@ -103,8 +103,7 @@ def draw_run(out, classes, palette, log, curve, samples):
     """Write curves.png, predictions.png and loss.csv into a run directory. log, curve: of a
     `common.run.Run`, the losses drawn as means over stretches. samples: (image, label, prediction)
     triples."""
-    rows = "".join(f"{step},{loss:.6g}\n" for step, loss in enumerate(curve, 1))
-    write_atomically(out / "loss.csv", f"step,loss\n{rows}".encode())
+    write_losses(out, curve)
     stretch = math.ceil(len(curve) / 60)
     ends = range(stretch, len(curve) + 1, stretch)
     means = [sum(curve[end - stretch : end]) / stretch for end in ends]
@@ -114,6 +113,12 @@ def draw_run(out, classes, palette, log, curve, samples):
     panels = [("training loss", [("", list(ends), means)]), ("validation", scores)]
     save_png(out / "curves.png", curves(panels))
     save_png(out / "predictions.png", predictions(samples, classes, palette))
+
+
+def write_losses(out, curve):
+    """Write loss.csv, the loss of every step, into a run directory."""
+    rows = "".join(f"{step},{loss:.6g}\n" for step, loss in enumerate(curve, 1))
+    write_atomically(out / "loss.csv", f"step,loss\n{rows}".encode())
 
 
 def segmented(image, prediction, classes, palette):

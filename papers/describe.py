@@ -14,9 +14,9 @@ from common.cli import load_paper
 from common.recipe import LAPTOP, Recipe, learning_rate_factor, make_optimizer
 
 from . import attention
-from .options import build_model
+from .options import try_network
 
-KINDS = {bool: "true or false", int: "whole number", float: "number", str: "text",
+KINDS = {bool: "true or false", int: "whole number", float: "number", str: "name",
          tuple: "values", type(None): "values or None"}
 # The numbers of a recipe, by what they are about.
 PARTS = {
@@ -109,8 +109,7 @@ def print_training(config, recipe):
         if len(recipe.no_decay) > 4 and "no_decay" in values:
             values["no_decay"] = f"({len(recipe.no_decay)} names)"
         print(f"{part:10} " + " ".join(f"{name}={value}" for name, value in values.items()))
-    with torch.device("meta"):
-        model = build_model(config["paper"], config["preset"], 2, config["options"])
+    model = try_network(config)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     steps = sorted({round(share * (recipe.steps - 1)) for share in (0, 0.1, 0.3, 0.5, 0.8, 1)})
     print(f"{'rates in steps':40} " + " ".join(f"{step:>9}" for step in steps))

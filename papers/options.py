@@ -4,6 +4,8 @@ import ast
 import itertools
 import math
 
+import torch
+
 from common.cli import load_paper, papers
 from common.errors import UserError
 from common.recipe import OPTIMIZERS, SCHEDULES, Recipe
@@ -188,3 +190,9 @@ def build_model(paper, preset, num_classes, options):
             raise
         given = " ".join(f"--set {name}={value}" for name, value in options.items())
         raise UserError(f"{given}: not possible: {error}") from None
+
+
+def try_network(config):
+    """Build the network of a training without memory for its weights. Raises UserError."""
+    with torch.device("meta"):
+        return build_model(config["paper"], config["preset"], 2, config["options"])

@@ -53,6 +53,9 @@ def load_official(path, paper, preset=None, pairs=(), dataset=None):
     if paper is None:
         raise UserError(f"--official needs --paper, one of: {', '.join(papers())}")
     official, state = load_paper(paper, "official"), read(paper, path)
+    if {"model", "config", "recipe"} <= {*state}:
+        raise UserError(f"--official {path}: this is a run of train.py; without --official and "
+                        "--paper it is scored as it is")
     try:
         told = options.parse(pairs, paper)
         build = official.build_arguments(state, **told)

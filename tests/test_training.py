@@ -187,8 +187,9 @@ def test_signals_end_the_program_gently(tmp_path, number, code):
     last_line = error.decode().replace("\r", "\n").splitlines()[-1]
     assert ("the same command with --resume goes on from" in last_line
             and str(tmp_path / "run" / "last.pt") in last_line)
-    assert len(checkpoint.load_run(tmp_path / "run" / "last.pt")["curve"]) == crash.step_of(
-        tmp_path / "run")
+    steps = crash.step_of(tmp_path / "run")
+    assert len(checkpoint.load_run(tmp_path / "run" / "last.pt")["curve"]) == steps
+    assert (tmp_path / "run" / "loss.csv").read_text().count("\n") == 1 + steps
 
 
 def test_a_full_disk_loses_nothing(reference, tmp_path, monkeypatch):

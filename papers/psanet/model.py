@@ -398,6 +398,8 @@ def build(num_classes, preset="tiny", **options):
     factor, divisor, mask = o["shrink_factor"], o["normalization_factor"], o["mask_size"]
     if not isinstance(factor, int) or factor < 1:
         raise ValueError(f"shrink_factor must be a whole number >= 1, not {factor!r}")
+    if factor > 1 and 8 * factor >= o["crop_size"]:
+        raise ValueError(f"shrink_factor {factor} leaves one pixel of a crop of {o['crop_size']}")
     if divisor is not None and not divisor > 0:
         raise ValueError(f"normalization_factor must be positive or None, not {divisor!r}")
     full = full_mask(o.pop("crop_size"), factor, o["compact"])
