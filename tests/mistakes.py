@@ -25,6 +25,10 @@ def own_tests(paper, *names):
     return tests_of(f"papers/{paper}/evidence/test_{paper}.py", *names)
 
 
+KEPT = tests_of("tests/test_devices.py", "matrices_are_made_once", "what_is_traced_is_not_kept",
+                "compiled_as_one_graph")
+
+
 COMMON = {
     "common/inference.py": (SCORES, [
         ("networks see colours normalised by another mean than their ImageNet weights",
@@ -936,6 +940,32 @@ PAPER = {
         ("the last block of every stage is forgotten", "int(match[2]) + 1", "int(match[2])"),
         ("files without BatchNorm's counters are refused",
          "return {**counters(wanted), **found}", "return found"),
+    ]),
+    "papers/pysa/fast.py": (KEPT, [
+        ("a network cannot be used any more after a tool has counted its operations",
+         " or type(x) is not torch.Tensor", ""),
+        ("training fails after a prediction of the same size",
+         "@torch.inference_mode(False)  # what is kept must serve training, too\n", ""),
+    ]),
+    "papers/psanet/fast.py": (KEPT, [
+        ("a network cannot be used any more after a tool has counted its operations",
+         " or type(t) is not torch.Tensor", ""),
+        ("training fails after a prediction of the same size",
+         "@torch.inference_mode(False)  # what is kept must serve training, too\n", ""),
+    ]),
+    "papers/lrformer/fast.py": (KEPT, [
+        ("a network cannot be used any more after a tool has counted its operations",
+         " or type(like) is not torch.Tensor", ""),
+        ("training fails after a prediction of the same size",
+         "@torch.inference_mode(False)  # what is kept must serve training, too\n", ""),
+    ]),
+    "papers/unept/fast.py": (KEPT, [
+        ("a network cannot be used any more after a tool has counted its operations",
+         " or type(like) is not torch.Tensor", ""),
+        ("every pass copies small tables to the GPU", "    @functools.lru_cache(256)\n", ""),
+        ("torch.compile cuts the network in pieces",
+         'own = value.device.type == "cpu" and not torch.compiler.is_compiling()',
+         'own = value.device.type == "cpu"'),
     ]),
     "papers/pysa/official.py": (own_tests("pysa", "imagenet_weights"), [
         ("ImageNet weights are checked and not loaded",

@@ -111,14 +111,13 @@ def sampling_locations(reference, offsets, shapes):
 
     reference [B, Q, 2], offsets [B, Q, M, L, N, 2], shapes L pairs (H, W) -> [B, Q, M, L, N, 2].
     """
-    sizes = level_sizes(*(tuple(shape) for shape in shapes), offsets)       # [L, 2], x first
+    sizes = level_sizes(tuple(map(tuple, shapes)), offsets)                 # [L, 2], x first
     return reference[:, :, None, None, None] + offsets / sizes[:, None]     # (F)
 
 
 @fast.kept
-def level_sizes(*shapes_and_like):
-    """L pairs (H, W) and a tensor -> (W, H) of each, [L, 2], of its type."""
-    *shapes, like = shapes_and_like
+def level_sizes(shapes, like):
+    """(W, H) of each of L pairs (H, W), as a tensor [L, 2] of the type of `like`."""
     return like.new_tensor([(width, height) for height, width in shapes])
 
 
