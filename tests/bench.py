@@ -11,6 +11,7 @@ in brackets compute something else.
 
   python -m tests.bench pan --case decoder   only cases whose name contains this
   python -m tests.bench --write              puts the tables into papers/NAME/evidence/results.md
+  python -m tests.bench lrformer --profile       which operations take the time instead, one thread
   python -m tests.bench --device cuda --precision bfloat16 --compile
 """
 
@@ -116,6 +117,23 @@ def rows_of(paper, case, options):
     return rows
 
 
+def profile(paper, case, options):
+    """One line per form: the operations that take most of its processor time, as PyTorch names
+    them."""
+    torch.set_num_threads(1)
+    forms = importlib.import_module(f"papers.{paper}.evidence.forms")
+    for form in (*forms.FORMS, *forms.OTHERS):
+        step = prepared(paper, form, case, **options)
+        step()
+        with torch.profiler.profile() as seen:
+            step()
+        found = sorted(((event.self_cpu_time_total, event.key) for event in seen.key_averages()),
+                       reverse=True)
+        total = sum(time for time, _ in found)
+        yield f"{form}: " + ", ".join(
+            f"{name.removeprefix('aten::')} {time / total:.0%}" for time, name in found[:8])
+
+
 SPEED = {}  # multiply-adds per second of a large matrix product, by precision; on a GPU only
 
 
@@ -129,7 +147,7 @@ def machine(device):
     return f"{name}, {os.cpu_count()} cores{load}{card}, PyTorch {torch.__version__}"
 
 
-def table(paper, options, only=""):
+def table(paper, options, only="", profiles=False):
     """The lines that are printed about one paper."""
     forms = importlib.import_module(f"papers.{paper}.evidence.forms")
     share = ["speed of matrix product"] * (options["device"] != "cpu")
@@ -138,6 +156,9 @@ def table(paper, options, only=""):
              f"differ by {TOLERANCE[options['precision']]:g}, in float64 by {EXACT:g}."]
     for name, case in forms.CASES.items():
         if only in name:
+            if profiles:
+                lines += ["", name, *profile(paper, case, options)]
+                continue
             headings = [name, *HEADINGS[1:], *share]
             lines += ["", *markdown(headings, rows_of(paper, case, options))]
             print("\n".join(lines[-1:]), file=sys.stderr, flush=True)  # a sign of life
@@ -161,6 +182,7 @@ def main():
     flags.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     flags.add_argument("--precision", default="float32", choices=TOLERANCE)
     flags.add_argument("--compile", action="store_true", help="all forms by torch.compile")
+    flags.add_argument("--profile", action="store_true", help="what takes the time")
     flags.add_argument("--write", action="store_true", help="into the notes of each paper")
     arguments = flags.parse_args()
     options = dict(device=arguments.device, precision=arguments.precision,
@@ -170,9 +192,9 @@ def main():
                             enabled=arguments.precision != "float32"):
             SPEED[arguments.precision] = matrix_speed("cuda")
     for paper in arguments.papers or NAMES:
-        lines = table(paper, options, arguments.case)
+        lines = table(paper, options, arguments.case, arguments.profile)
         print("\n".join(["", f"## {NAMES[paper]}", "", *lines]), flush=True)
-        if arguments.write:
+        if arguments.write and not arguments.profile:
             write(paper, lines)
 
 

@@ -60,6 +60,14 @@ def test_table(run, paper):
     assert f"PyTorch {torch.__version__}" in out and " cores" in out
 
 
+def test_profile(run):
+    """A line per form; convolutions and matrix products are among what takes the time."""
+    code, out = run("lrformer", "--profile")
+    lines = [line for line in out.splitlines() if line.startswith(("official", "ours"))]
+    assert code == 0 and len(lines) == 3 and "| " not in out
+    assert all("convolution" in line and "%" in line for line in lines)
+
+
 @pytest.mark.parametrize("paper", PAPERS)
 @pytest.mark.parametrize("error", [1e-2, 1e-5])
 def test_a_wrong_form_ends_in_an_error(run, monkeypatch, paper, error):
