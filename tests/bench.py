@@ -84,6 +84,11 @@ def differences(paper, case, options):
     return found
 
 
+def rounded(number):
+    """Three digits: 1326.1 -> "1,330"."""
+    return f"{float(f'{number:.3g}'):,g}"
+
+
 def ratio(first, this, clock):
     """"1.50 (1.45 to 1.52)": of the seconds of each round; clock: 0, or 1 for processors."""
     values = [a[clock] / b[clock] for a, b in zip(first, this, strict=True)]
@@ -108,7 +113,7 @@ def rows_of(paper, case, options):
             this = seconds[name]
             clock, processors = map(statistics.median, zip(*this, strict=True))
             rows.append([name if name in found else f"({name})", threads,
-                         f"{1e3 * processors:.3g}", f"{1e3 * clock:.3g}", ratio(first, this, 1),
+                         rounded(1e3 * processors), rounded(1e3 * clock), ratio(first, this, 1),
                          ratio(first, this, 0),
                          *(of_one_thread[name] if threads == 1 else ("", "", ""))])
             if device != "cpu":
