@@ -125,8 +125,8 @@ def table(rows):
         return f"{here:,.0f} {unit}" + (f" ({here / full:.2g})" if name != "full" else "")
 
     return measure.markdown([
-        f"{SHOWN} x {SHOWN}", "parameters", "multiply-adds", "forward", "speed of matrix product",
-        "memory", "forward + backward", "memory"], [[
+        f"{SHOWN} x {SHOWN}", "parameters", "multiply-adds", "forward",
+        "% of a matrix product's speed", "memory", "forward + backward", "memory"], [[
             name, f"{int(at[name, PASSES[0]]['parameters']) / 1e6:.2f} M",
             f"{int(at[name, PASSES[0]]['multiply-adds']) / 1e9:.2f} G",
             quoted(name, PASSES[0], "ms"), f"{float(at[name, PASSES[0]]['share']):.0%}",

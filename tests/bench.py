@@ -155,7 +155,7 @@ def machine(device):
 def table(paper, options, only="", profiles=False):
     """The lines that are printed about one paper."""
     forms = importlib.import_module(f"papers.{paper}.evidence.forms")
-    share = ["speed of matrix product"] * (options["device"] != "cpu")
+    share = ["% of a matrix product's speed"] * (options["device"] != "cpu")
     lines = [f"{machine(options['device'])}. {options['precision']}"
              f"{', compiled' * options['compiled']}, {ROUNDS} rounds; outputs may "
              f"differ by {TOLERANCE[options['precision']]:g}, in float64 by {EXACT:g}."]

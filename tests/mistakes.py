@@ -26,7 +26,7 @@ def own_tests(paper, *names):
 
 
 KEPT = tests_of("tests/test_devices.py", "matrices_are_made_once", "what_is_traced_is_not_kept",
-                "compiled_as_one_graph")
+                "compiled_as_one_graph[unept-True-True]")
 
 
 COMMON = {

@@ -1,7 +1,7 @@
 """Exact shortcuts for model.py: nothing here changes a result by more than rounding.
 
-Every layer is called, as in model.py, but the squeezes of the decoder, which are split, see
-`squeeze`, and the depth-wise convolutions DW of (H) and (I), which take in a sum, see `plus`.
+Layers are called as in model.py, with two exceptions: `squeeze` splits the kernel of a
+convolution, `plus` adds 1 to the middle of one.
 """
 
 import functools
@@ -42,9 +42,9 @@ def attention(x, module, convs=()):
 def enlarge(o, size):
     """Replaces `model.enlarge`, with the same arguments and result.
 
-    Why the same: bilinear enlargement takes rows and columns apart, U O U'^T with a thin matrix for
-    each side. What it saves: PyTorch copies the map into another layout and back, and its backward
-    pass is slower than these products.
+    Why the same: bilinear enlargement can be done by rows, then by columns: U O U'^T with a thin
+    matrix for each side. What it saves: PyTorch copies the map into another layout and back, and
+    its backward pass is slower than these products.
     """
     o = o.permute(0, 2, 3, 1)  # [B, a, b, C]
     rows, columns = (kept(enlarging_matrix, n, cells, o)
@@ -75,8 +75,8 @@ def enlarging_matrix(size, cells):
 
 
 def pool_all(x, grids):
-    """Replaces `pool` for several grids, in training. x: [B, C, H, W], grids [(a, b), ...]
-    -> [[B, C, a, b], ...].
+    """Replaces `pool` for several grids, where gradients are wanted. x: [B, C, H, W], grids
+    [(a, b), ...] -> [[B, C, a, b], ...].
 
     Why the same: the mean over a rectangle is a mean over its rows, then over its columns, P X P'^T
     with a thin matrix P for each side. What it saves: with the row matrices of all grids on top of
@@ -115,7 +115,8 @@ def feed_forward(x, module):
     In inference on a processor strip by strip: rows with one more on either side, because of the
     3x3 convolution, which are cut off again. Why the same: nothing else looks sideways. What it
     saves: the hidden map is r times as large as x and by far the largest of the network; a strip of
-    about STRIP numbers stays in the cache. With gradients all hidden numbers must be kept anyway.
+    about STRIP numbers stays in the cache. It costs two rows more at each seam. With gradients all
+    hidden numbers must be kept anyway.
     """
     height = x.shape[2]
     rows = max(8, STRIP * height // (module.ratio * x.numel()))

@@ -1,13 +1,13 @@
 """The quick form of UN-EPT's sparse attention: the lines (G) and (H) of
-`model.deformable_attention`, which stores every sample that it adds up.
+`model.deformable_attention`. The whiteboard stores every sample before it adds; this form adds as
+it reads. At the end of the first part `kept`, for tables that need not be made in every pass.
 
-Here one query and head is a *bag* that names 4 N rows of a table, the four pixels around each of
+One query and head is a *bag* that names 4 N rows of a table, the four pixels around each of
 its N points, and `embedding_bag` adds the rows up as it reads them. The result is the same up to
 rounding: the four corner weights of (G) times a are the weights of the rows. It saves the C * Q * N
-samples of a level, and with them most of the time. It has no second derivative.
-
-Every layer of the network is called in either form; only (G) and (H), which have no parameters,
-are replaced. Shapes as in model.py.
+samples of a level and, where queries and points are many, most of the time. It has no second
+derivative. (G) and (H) have no parameters: every layer of the network is called in either form.
+Shapes as in model.py.
 """
 
 import functools
@@ -86,7 +86,8 @@ def corners(locations, shape):
     x = (locations[..., 0] * width - 0.5).clamp(-1, width)
     y = (locations[..., 1] * height - 0.5).clamp(-1, height)
     left, top = x.floor().clamp(max=width - 1), y.floor().clamp(max=height - 1)
-    # The second clamp, of integers, is for NaN alone: it must stay NaN and be no bad index.
+    # The second clamp, of integers, is for NaN alone: a location that is NaN gives NaN and must not
+    # become a bad index.
     column, line = left.int().clamp_(-1, width - 1), top.int().clamp_(-1, height - 1)
     return (line + 1) * (width + 2) + column + 1, x - left, y - top
 
@@ -126,8 +127,9 @@ def table_rows(row, shape):
 class LevelAttention(torch.autograd.Function):
     """`level_attention` with a backward pass for the CPU, where PyTorch's own adds row after row.
 
-    Both gradients are products with the sparse matrix A of (I), which stands here once by rows and
-    once by columns. Nothing but the inputs is kept from the forward pass.
+    With the sparse matrix A of (I), and G, the gradient of the result: that of the table is A^T G;
+    those of points and weights come from the entries of G V^T where A is not 0. Nothing but the
+    inputs is kept from the forward pass.
     """
 
     @staticmethod
@@ -163,12 +165,12 @@ def table_gradient(gradient, row, factors, length, shape):
     sorting = row.flatten().argsort(stable=True)
     counts = torch.bincount(row.flatten(), minlength=length)
     starts = (counts.cumsum(0) - counts).int()      # where the bag of each row begins
-    bags = sorting.div(row.shape[-1], rounding_mode="floor").int()  # query and head of each point
+    readers = sorting.div(row.shape[-1], rounding_mode="floor").int()   # query and head of a point
     factors = factors.view(-1, 4)[sorting]                                  # [B*Q*M*N, 4]
     total = gradient.new_zeros(length, gradient.shape[1])
     for corner, shift in enumerate((0, 1, shape[1] + 2, shape[1] + 3)):
         weights = factors[:, corner].contiguous()
-        part = F.embedding_bag(bags, gradient, starts, per_sample_weights=weights, mode="sum")
+        part = F.embedding_bag(readers, gradient, starts, per_sample_weights=weights, mode="sum")
         # Bags are filed under the upper left corner; the other three lie `shift` rows further on.
         total[shift:] += part[: len(part) - shift]
     return total
@@ -198,9 +200,11 @@ def products_at(left, right, columns):
     """Of all products of a row of `left` [n, D] with a row of `right` [m, D] those that are wanted:
     columns int32 [n, k] -> [n, k], out[i, j] = left[i] . right[columns[i, j]]."""
     parts = []
-    for part in columns.split(len(right), dim=1):   # the format holds no more than a full matrix
+    for part in columns.split(len(right), dim=1):   # a row of the format has at most m entries
         count, width = part.shape
         starts = torch.arange(0, count * width + 1, width, dtype=torch.int32, device=part.device)
+        # Columns may repeat and are not sorted, against the format's rules. The product below reads
+        # each entry by itself, so the check is left out.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")         # PyTorch says once that the format is in beta
             places = torch.sparse_csr_tensor(

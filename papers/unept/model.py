@@ -26,7 +26,7 @@ from .vit import VisionTransformer
 
 
 def full_attention(q, k, v, dropout_p=0.0):
-    """What this paper avoids: every query is compared with every source, and reads all of them.
+    """What sparse attention replaces: every query is compared with every source and reads them all.
 
         A = softmax(Q K^T / sqrt(d))                                                        (A)
         Attn = A V                                                                          (B)
@@ -111,14 +111,9 @@ def sampling_locations(reference, offsets, shapes):
 
     reference [B, Q, 2], offsets [B, Q, M, L, N, 2], shapes L pairs (H, W) -> [B, Q, M, L, N, 2].
     """
-    sizes = level_sizes(tuple(map(tuple, shapes)), offsets)                 # [L, 2], x first
-    return reference[:, :, None, None, None] + offsets / sizes[:, None]     # (F)
-
-
-@fast.kept
-def level_sizes(shapes, like):
-    """(W, H) of each of L pairs (H, W), as a tensor [L, 2] of the type of `like`."""
-    return like.new_tensor([(width, height) for height, width in shapes])
+    parts = [torch.stack([moved[..., 0] / width, moved[..., 1] / height], dim=-1)
+             for moved, (height, width) in zip(offsets.unbind(3), shapes, strict=True)]
+    return reference[:, :, None, None, None] + torch.stack(parts, dim=3)    # (F)
 
 
 def deformable_attention(value, shapes, locations, weights):
@@ -132,11 +127,14 @@ def deformable_attention(value, shapes, locations, weights):
     p, a = (t.to(full).transpose(1, 2).flatten(0, 1) for t in (locations, weights))  # [B*M, Q, ..]
     out = 0
     for level, part in enumerate(value.split([height * width for height, width in shapes], dim=1)):
-        maps = part.to(full).permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, shapes[level])
-        grid = 2 * p[:, :, level] - 1               # [B*M, D, H, W] above, [B*M, Q, N, 2] here
+        maps = part.to(full).permute(0, 2, 3, 1).flatten(0, 1)              # [B*M, D, H*W]
+        maps = maps.unflatten(2, shapes[level])                             # [B*M, D, H, W]
+        # grid_sample counts from -1 to 1; align_corners=False is the -1/2 of (G).
+        grid = 2 * p[:, :, level] - 1                                       # [B*M, Q, N, 2]
         read = F.grid_sample(maps, grid, align_corners=False)               # (G)  [B*M, D, Q, N]
         out = out + (read * a[:, None, :, level]).sum(-1)                   # (H)  [B*M, D, Q]
-    return out.unflatten(0, (value.shape[0], -1)).permute(0, 3, 1, 2).flatten(2).to(kind)
+    out = out.unflatten(0, (value.shape[0], -1))                            # [B, M, D, Q]
+    return out.permute(0, 3, 1, 2).flatten(2).to(kind)                      # [B, Q, M*D]
 
 
 def attention_matrix(shapes, locations, weights):
@@ -181,8 +179,8 @@ class SelfAttention(nn.Module):
     """(A) and (B) among the queries of the decoder. There are three readings of which queries.
 
     mixing "none": a query attends to itself alone; the softmax of one score is 1.
-    "batch": to the queries at its position in the other images of the batch, as the released code
-    does while training. "pixels": to all queries of its image, as was probably meant.
+    "batch": to the queries at its position in all images of the batch, as the released code does
+    while training. "pixels": to all queries of its image, as was probably meant.
     All three have the same parameters. [B, Q, C] -> [B, Q, C].
     """
 
@@ -200,7 +198,7 @@ class SelfAttention(nn.Module):
         x = x.transpose(0, 1) if self.mixing == "batch" else x      # then the batch is the sequence
         # q, k and v are [B, M, Q, D] each; with "batch" B and Q have changed places
         q, k, v = self.projection(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if self.mixing == "none":  # with A = 1, which dropout sets to 0 for whole heads
+        if self.mixing == "none":  # q and k do nothing: A is 1, which dropout may set to 0
             x = v * F.dropout(torch.ones_like(v[..., :1]), dropout)         # (B)  [B, M, Q, D]
         else:
             x = attend(q, k, v, dropout_p=dropout)                          # (A), (B)
@@ -220,7 +218,8 @@ class EncoderLayer(nn.Module):
         X <- norm(X + attention(X + position, r, X)),  X <- norm(X + FFN(X))
 
     where attention is `DeformableAttention` and r are the pixels' own places. `position` is added
-    to the queries alone: it decides where to look, and is not part of what is read.
+    to the queries alone: it helps to decide where to look, and is not part of what is read. It is
+    `sine_position` plus one learned vector per level.
     """
 
     def __init__(self, channels, heads, levels, points, hidden, dropout, fast):
@@ -306,7 +305,7 @@ class UNEPT(nn.Module):
         super().__init__()
         self.refine, self.context, self.side = refine, context, img_size // 8
         self.backbone = make_backbone(backbone, img_size, context)
-        self.multiple = getattr(self.backbone, "patch", 1)      # sides that the backbone takes
+        self.multiple = getattr(self.backbone, "patch", 1)      # of which image sides must be one
         inputs = self.backbone.channels[-(levels if context else 1):]
         self.pyramid = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in inputs)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
@@ -365,7 +364,8 @@ class UNEPT(nn.Module):
         shapes = [tuple(x.shape[-2:]) for x in maps]
         x = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)  # [B, S, C]
         positions = [sine_position(*shape, x.shape[2], x) for shape in shapes]
-        position = torch.cat([p + e for p, e in zip(positions, self.level_embed, strict=True)])
+        position = torch.cat([sine + level for sine, level in zip(
+            positions, self.level_embed, strict=True)])                     # [S, C]
         reference = torch.cat([pixel_centres(*shape, x) for shape in shapes])   # [S, 2]
         for layer in self.encoder:
             x = layer(x, position, reference.expand(x.shape[0], -1, -1), shapes)
@@ -444,7 +444,7 @@ PRESETS = {
 def build(num_classes, preset="tiny", **options):
     """The network of a preset, with any of these options overridden.
 
-    backbone: "resnet50" (deep stem, dilated), "deit" (both paper) or "tiny" (for a laptop).
+    backbone: "resnet50" (deep stem, dilated), "deit" (both the paper's) or "tiny" (for a laptop).
     img_size: side in pixels for which the query embedding, (img_size / 8)^2, and the position
         embedding of "deit" are made; others are resized. 480, or 768 for the paper's Cityscapes.
     channels: C. heads: M. depth: layers of encoder and of decoder. hidden: width of the FFN.
@@ -457,7 +457,8 @@ def build(num_classes, preset="tiny", **options):
     refine: True lets the boundary heads correct the output in evaluation, as the paper's figure 4.
     context: False keeps only the backbone's last map ("tiny": that at 1/8), a 1x1 convolution and
         the classifier.
-    fast: False runs the attention as it stands in model.py; True takes a quicker form, see fast.py.
+    fast: False runs the attention as it stands in model.py; True takes (G) and (H) from fast.py,
+        and (A) and (B) from PyTorch.
 
     Returns a module: images [B, 3, H, W] -> {"out": [B, num_classes, H, W]}, see `UNEPT`. Raises
     ValueError for an unknown preset or option, naming the valid ones.

@@ -8,8 +8,8 @@ MUTANTS = {
     "model.py": [
         (
             "x divided by the height, y by the width",
-            "[(width, height) for height, width in shapes]",
-            "[(height, width) for height, width in shapes]",
+            "moved[..., 0] / width, moved[..., 1] / height",
+            "moved[..., 0] / height, moved[..., 1] / width",
         ),
         (
             "a softmax per level",
@@ -18,8 +18,8 @@ MUTANTS = {
         ),
         (
             "offsets in parts of the image instead of pixels of the level",
-            "+ offsets / sizes[:, None]",
-            "+ offsets",
+            "moved[..., 0] / width, moved[..., 1] / height",
+            "moved[..., 0], moved[..., 1]",
         ),
         (
             "points averaged instead of weighed",
