@@ -61,7 +61,7 @@ MUTANTS = {
             "torch.arange(1, size + 1, dtype=torch.float64)",
             "torch.arange(0, size, dtype=torch.float64)",
         ),
-        ("level embedding dropped", "torch.cat([p + e for", "torch.cat([p for"),
+        ("level embedding dropped", "torch.cat([sine + level for", "torch.cat([sine for"),
         (
             "position added to the values too",
             "self.attention(x + position, reference, x, shapes)",
