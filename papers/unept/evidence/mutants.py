@@ -125,8 +125,8 @@ MUTANTS = {
         ),
         (
             "whiteboard: heads and images exchanged in the result",
-            "out.unflatten(0, (value.shape[0], -1)).permute(0, 3, 1, 2)",
-            "out.unflatten(0, (-1, value.shape[0])).permute(1, 3, 0, 2)",
+            "out.unflatten(0, (value.shape[0], -1)) ",
+            "out.unflatten(0, (-1, value.shape[0])).transpose(0, 1) ",
         ),
         ("whiteboard: scores divided by the width", "/ math.sqrt(q.shape[-1]))", "/ q.shape[-1])"),
         (
