@@ -94,7 +94,9 @@ def main():
     out = arguments.out or Path("runs") / "-".join(names)
     starts = arguments.dry_run and not arguments.resume  # then no run is in the way
     if not arguments.resume:  # a wrong flag is told before what is in the folder
-        options.try_network(resolve(arguments, None)[0])
+        wanted, _ = resolve(arguments, None)
+        datasets.refuse_folder(wanted["dataset"], arguments.data)
+        options.try_network(wanted)
     resumed = None if starts else runs.open_run(out, arguments.resume)
     arguments.resume = resumed is not None  # without a checkpoint it starts
     check_flags(arguments, TRAIN)

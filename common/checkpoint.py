@@ -44,7 +44,7 @@ def load(path):
     Raises UserError for a missing, damaged or foreign file."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no such file: {path}")
+        raise UserError(f"{path} is a folder" if path.is_dir() else f"no such file: {path}")
     reason = "it is damaged or not a PyTorch file"
     try:
         with warnings.catch_warnings():
@@ -66,8 +66,7 @@ def load_run(path):
     Returns a dictionary with "model" (the state dict), "config" (see train.py) and what else a
     `Run` saves. Raises UserError.
     """
-    path = Path(path)
-    path = path / "best.pt" if path.is_dir() else path
+    path = Path(path, "best.pt") if Path(path).is_dir() else Path(path)
     state = load(path)
     wanted = {"model", "optimizer", "config", "recipe", "log", "step"}
     if not isinstance(state, dict) or not wanted <= state.keys():

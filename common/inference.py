@@ -43,8 +43,7 @@ class Protocol:
 
 
 PROTOCOLS = {
-    "whole": Protocol(),
-    "sliding": Protocol(crop=512),
+    "whole": Protocol(), "sliding": Protocol(crop=512),
     "multiscale": Protocol(crop=512, scales=SIX_SCALES, flip=True, average="probabilities"),
 }
 
@@ -179,6 +178,8 @@ def copies(protocol):
 @torch.inference_mode()
 def parts(model, image, protocol, device):
     """Yields ((row, column) of the first pixel, scores [K, h, w]): added up, those of the image."""
+    if (str(image.dtype)[-5:], image.shape[2:]) != ("uint8", (3,)):
+        raise ValueError(f"wanted uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
     x, size, seen = normalise(image, device), tuple(image.shape[:2]), copies(protocol)
     for scale, mirrored in seen:
         scaled = (fitted_size(size, protocol.fit, scale) if protocol.fit

@@ -16,34 +16,34 @@ class Recipe:
     """Numbers only: papers/PAPER/recipe.py lists some, flags override them. Those from `scale` to
     `centre` are arguments of `augment` in datasets/transforms.py."""
 
-    steps: int = 400
+    steps: int = 400  # batches, each with one update of the weights
     batch_size: int = 8  # of a step: over all processes and all parts
     accumulate: int = 1  # parts in which each process computes its share, one after another
-    crop_size: int = 128
-    optimizer: str = "adamw"  # one of OPTIMIZERS
-    lr: float = 3e-3
+    crop_size: int = 128  # side of the training images in pixels
+    optimizer: str = "adamw"  # sgd or adamw
+    lr: float = 3e-3  # learning rate, the highest of the schedule
     head_lr: float = 1.0  # factor for everything outside `model.backbone`
     momentum: float = 0.9  # of SGD
-    weight_decay: float = 1e-2
+    weight_decay: float = 1e-2  # of the optimiser
     no_decay: tuple = ()  # parameters whose name contains one of these are not decayed
-    schedule: str = "one-cycle"  # one of SCHEDULES
+    schedule: str = "one-cycle"  # poly, cosine, one-cycle, step or constant
     power: float = 0.9  # of poly
     drop_at: float = 0.8  # share of the steps after which "step" goes on with a tenth
     warmup_steps: int = 0  # linear, before all but one-cycle
     clip_norm: float = 0.0  # total gradient norm; 0 = off
-    aux_weight: float = 0.4
-    train_split: str = "train"
+    aux_weight: float = 0.4  # of the loss of the auxiliary head, where there is one
+    train_split: str = "train"  # images to train on
     scale: tuple = (1.0, 1.0)  # random resizing, by one factor for both sides
     fit: tuple = ()  # (long, short): the factor is on the size that just fits into this box
     rotate: float = 0.0  # degrees in either direction, every second time
     blur: bool = False  # 5x5, every second time
-    flip: bool = True
+    flip: bool = True  # left and right, every second time
     max_share: float = 1.0  # crops in which one class covers more are drawn again
     colour: float = 0.0  # strength of random brightness, contrast, saturation
     photometric: bool = False  # mmsegmentation's brightness, contrast, saturation, hue
     centre: bool = True  # small images are padded on both sides; False: bottom and right
     test_scale: float = 1.0  # images are resized by this before the network, scores enlarged back
-    eval_every: int = 100
+    eval_every: int = 100  # steps between evaluations, each of which saves
 
 
 def make_optimizer(model, recipe):

@@ -71,7 +71,8 @@ def load(name, root=None, split="train", seed=0):
 def refuse_folder(name, root):
     """Raise UserError for a --data that the dataset of this name would not look at."""
     if root is not None and name in NAMES and name not in LOADERS:
-        raise UserError(f"--data {root}: {name} has no folder, its scenes are made up")
+        raise UserError(f"--data {root}: {name} has no folder, its scenes are made up; for "
+                        f"your own images add --dataset folder; others: {', '.join(LOADERS)}")
 
 
 def load_pair(config, root, train_split, resumed=None):

@@ -196,7 +196,14 @@ def find_folder(root, names, *markers):
 
 
 def make_folder(path, flag="--out"):
-    """The folder `path`, made if need be. Raises UserError that names the flag."""
+    """The folder `path`, made if need be. Raises UserError that names the flag, also where
+    --dataset folder would read images or labels."""
+    place = Path(os.path.realpath(path))
+    for root in place.parents:
+        inside = place.relative_to(root).parts[0] in ("images", "labels", "train", "val", "test")
+        if inside and (root / "classes.txt").is_file():
+            raise UserError(f"{flag} {path}: the dataset {root} has its files there; choose a "
+                            "folder outside")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

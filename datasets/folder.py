@@ -73,7 +73,8 @@ def load(root, split):
                  if (number % 10 == 9) == (split == "val")]
         if not pairs:
             raise UserError(
-                f"{images} has fewer than ten images, too few to keep every tenth for {split}")
+                f"{images} has fewer than ten images, too few to keep every tenth for "
+                f"{split}; make the folders images/train, images/val and labels/train, labels/val")
     shown = sorted((number, colour) for colour, number in colours.items() if number < 255)
     shown = [colour for _, colour in shown] or palette(len(classes))
     return FilePairs(pairs, classes, shown, read_label=reader(colours))

@@ -67,5 +67,7 @@ def segment(model, config, arguments, protocol, out, device):
         raise UserError(f"--image {arguments.image}: no picture can be read: {broken[0]}")
     if len(found) > 1:
         print(f"{len(found) - len(broken)} pictures: {out}")
+    if masks:
+        print(f"class numbers of every pixel: {masks}")
     for line in broken:
         print(f"left out: {line}", file=sys.stderr)

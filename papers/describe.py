@@ -10,6 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from common import processes
 from common.cli import load_paper
 from common.recipe import LAPTOP, Recipe, learning_rate_factor, make_optimizer
 
@@ -94,9 +95,11 @@ def print_options(paper, dataset_names):
 
     recipes = load_paper(paper, "recipe").RECIPES
     print(f"\nrecipes: {', '.join(recipes)}; tiny networks without one of their own: "
-          f"{LAPTOP['steps']} steps\nnumbers of a recipe (--recipe NUMBER=VALUE): "
-          f"{', '.join(vars(Recipe()))}; --dry-run prints them"
-          f"\ndatasets (--dataset): {', '.join(dataset_names)}")
+          f"{LAPTOP['steps']} steps\ndatasets (--dataset): {', '.join(dataset_names)}"
+          "\n\nnumbers of a recipe (--recipe NUMBER=VALUE; --dry-run prints those of a dataset)")
+    numbers = re.findall(r"^    (\w+): .*?  # (.*)", inspect.getsource(Recipe), re.M)
+    for name, meaning in numbers:
+        print(f"  {name:13} {meaning}")
 
 
 def print_training(config, recipe):
@@ -146,6 +149,8 @@ def open_training(config, recipe, train_set, val_set, out, device, forward):
     lines = [f"{config['paper']} {config['preset']} on {config['dataset']}: {recipe.steps} steps "
              f"of {recipe.batch_size} images, {len(train_set)} for training, {len(val_set)} for "
              f"validation, on {device}"]
+    if processes.count() > 1:
+        lines[0] += f", in {processes.count()} processes"
     if forward and device == "cpu":  # elsewhere the first pass takes much longer than others
         area = recipe.batch_size * recipe.crop_size**2
         height, width = val_set[0][1].shape

@@ -12,6 +12,7 @@ from common.recipe import Recipe
 from . import contents, options
 from .settings import load_recipe
 
+RUN = {"model", "config", "recipe"}  # what a checkpoint of train.py holds, among other things
 MORE = "; docs/weights.md tells which files load"
 
 
@@ -39,6 +40,9 @@ def check_finite(model, path):
 def load_backbone(paper, model, path):
     """Load ImageNet weights into the backbone. Returns a line about what was loaded."""
     weights = read(paper, path)
+    if RUN <= {*weights}:
+        raise UserError(f"--weights {path}: this is a run of train.py; to go on from it: "
+                        f"--start-from {path}")
     try:
         report = load_paper(paper, "official").load_backbone(model, weights)
     except (ValueError, AttributeError) as error:  # AttributeError: not a dictionary of tensors
@@ -53,7 +57,7 @@ def load_official(path, paper, preset=None, pairs=(), dataset=None):
     if paper is None:
         raise UserError(f"--official needs --paper, one of: {', '.join(papers())}")
     official, state = load_paper(paper, "official"), read(paper, path)
-    if {"model", "config", "recipe"} <= {*state}:
+    if RUN <= {*state}:
         raise UserError(f"--official {path}: this is a run of train.py; without --official and "
                         "--paper it is scored as it is")
     try:

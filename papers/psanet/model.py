@@ -404,6 +404,6 @@ def build(num_classes, preset="tiny", **options):
         raise ValueError(f"normalization_factor must be positive or None, not {divisor!r}")
     full = full_mask(o.pop("crop_size"), factor, o["compact"])
     mask = full if mask is None else mask
-    if len(mask) != 2 or min(mask) < 1:
+    if not isinstance(mask, (tuple, list)) or len(mask) != 2 or min(mask) < 1:
         raise ValueError(f"mask_size must be two positive numbers (rows, columns), not {mask!r}")
     return PSANet(num_classes, **{**o, "mask_size": tuple(mask)})

@@ -95,8 +95,9 @@ def build_arguments(state_dict, **options):
     blocks = len({name.split(".")[1] for name in state if name.startswith("layer3.")})
     if "cls.4.weight" not in state or blocks not in LAYERS:
         raise ValueError(
-            "no checkpoint of the official PSANet: it has no cls.4.weight, or its layer3 has not "
-            f"{', '.join(map(str, LAYERS))} blocks but {blocks}"
+            "no checkpoint of the official PSANet: " + (
+                "it has no cls.4.weight" if "cls.4.weight" not in state else
+                f"its layer3 has {blocks} blocks, not {' or '.join(map(str, LAYERS))}")
         )
     arguments = {"num_classes": len(state["cls.4.weight"]), "preset": LAYERS[blocks]}
     if "aux.4.weight" not in state:

@@ -7,7 +7,7 @@ def convert(state_dict, **options):
     """Always raises ValueError: no official PySA checkpoint exists that could be converted."""
     raise ValueError(
         "no official PySA code or weights were ever released, so there is nothing to convert; "
-        "ImageNet ResNet files load into the backbone: python train.py --paper pysa --weights FILE"
+        "ImageNet ResNet files load into the backbone: train.py --paper pysa --weights FILE"
     )
 
 

@@ -69,11 +69,13 @@ def build_arguments(state_dict, **options):
     anything else, and for heads that do not fit.
     """
     state = {rename(name): value for name, value in unwrap(state_dict).items()}
-    wanted = (
-        "classifier.weight", "query_embed", "level_embed",
-        "encoder.0.attention.attention_weights.weight", "encoder.0.ffn.0.weight",
+    first = "context_branch.encoder.layers.0"
+    released = (
+        "cls.weight", "query_embed.weight", "context_branch.level_embed",
+        f"{first}.self_attn.attention_weights.weight", f"{first}.linear1.weight",
     )
-    missing = [name for name in wanted if name not in state]
+    wanted = [rename(name) for name in released]
+    missing = [name for name in released if rename(name) not in state]
     if missing:
         raise ValueError(
             f"not a checkpoint of the UN-EPT training code: it lacks {', '.join(missing)}"
