@@ -149,7 +149,7 @@ def score(model, config, arguments, protocol, out, device):
     pictures.save_png(target, pictures.predictions(samples, dataset.classes, dataset.palette))
     predictions.write_scores(table, dataset.classes, matrix.iou)
     print(f"{len(dataset)} images, split {arguments.split}, protocol {arguments.protocol}   "
-          f"pictures: {target}")
+          f"pictures: {target}   table: {table}")
 
 
 def main():

@@ -10,7 +10,7 @@
   python train.py --paper pan --options                presets, options, recipes, datasets
   python train.py ... --dry-run                        the recipe in full; trains nothing
   python train.py ... --resume                         goes on exactly where it stopped
-  torchrun --nproc-per-node 4 train.py ...             the same, several processes
+  .venv/bin/torchrun --nproc-per-node 4 train.py ...   the same, several processes
 
 A run directory (runs/PAPER-PRESET-DATASET unless --out says otherwise) holds last.pt, best.pt,
 log.csv (a row an evaluation), loss.csv (a row a step), iou.csv (best.pt, a row a class),
@@ -89,6 +89,7 @@ def main():
     started = start.read(arguments)
     cli.load_paper(arguments.paper or "pysa")
     if arguments.options:
+        check_flags(arguments, {"options": vars(arguments).keys() - {"options", "paper"}})
         return describe.print_options(arguments.paper or "pysa", datasets.NAMES)
     names = (getattr(arguments, name) or DEFAULTS[name] for name in ("paper", "preset", "dataset"))
     out = arguments.out or Path("runs") / "-".join(names)

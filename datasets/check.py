@@ -50,7 +50,8 @@ def problems(name, root):
                 found.add(dataset[index][1])
             except UserError as error:
                 yield f"{split}: {error}"
-        print(f"{split}: {len(dataset)} pairs looked at")
+        beside = f", published are {published} images" if published else ""
+        print(f"{split}: {len(dataset)} pairs looked at{beside}")
         print(*found.table(), sep="\n")
         splits[split] = found
     if {"train", "val"} <= splits.keys():
