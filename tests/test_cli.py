@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +46,6 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     """A run directory made by train.py."""
-    import sys
-
     import train
     out = tmp_path_factory.mktemp("runs") / "first"
     before, sys.argv = sys.argv, ["train.py", *map(str, QUICK), "--dataset", "folder", "--data",
@@ -451,3 +451,26 @@ def test_an_existing_run_is_not_touched(cli, trained, data):
     code, _, err = cli("train", "--steps", 99, "--data", data, "--out", trained, "--resume")
     assert code == 2 and "--steps: the run to resume has 2, not 99" in err
     assert {path: path.read_bytes() for path in trained.iterdir()} == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="its terminals have letters of their own")
+def test_chinese_classes_on_an_ascii_terminal(data, tmp_path):
+    """From the check to a segmented picture: files hold the letters, the terminal stands-ins."""
+    names = ("天空", "道路")
+    shutil.copytree(data, tmp_path / "数据")
+    (tmp_path / "数据" / "classes.txt").write_text("\n".join(names), encoding="utf-8")
+
+    def call(*words):
+        result = subprocess.run(
+            [sys.executable, *map(str, words)], cwd=tmp_path, capture_output=True, text=True,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False)
+        assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
+        return result.stdout
+
+    out = call(ROOT / "train.py", *QUICK, "--dataset", "folder", "--data", "数据", "--out", "跑",
+               "--workers", 0)
+    assert "\\u5929\\u7a7a" in out  # 天空
+    table = (tmp_path / "跑" / "iou.csv").read_text(encoding="utf-8")
+    assert all(f"{name}," in table for name in names)
+    call(ROOT / "eval.py", "跑", "--image", Path("数据", "images", "p00.jpg"))
+    assert (tmp_path / "跑" / "p00-segmented.png").is_file()

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common import checkpoint, guard, loop, losses, processes
+from common import checkpoint, guard, loop, losses, processes, stop
 from common import recipe as recipes
 from common.errors import UserError
 from common.inference import normalise
@@ -145,8 +145,12 @@ def test_several_processes_share_every_batch(monkeypatch):
         assert torch.equal(batch, torch.cat([first, second]))
 
 
-def test_signal_finishes_the_step_and_saves(tmp_path):
-    """Ctrl-C during step 3 of 6: the checkpoint holds step 3, and resuming gives the same bits."""
+@pytest.mark.parametrize("names", [("SIGINT", "SIGTERM", "SIGHUP"), ("SIGINT",)])
+def test_signal_finishes_the_step_and_saves(tmp_path, monkeypatch, names):
+    """Ctrl-C during step 3 of 6: the checkpoint holds step 3, and resuming gives the same bits.
+    Also where a system has no other signals."""
+    monkeypatch.setattr(stop, "SIGNALS", [getattr(signal, name) for name in names
+                                          if hasattr(signal, name)])
     step, count, before = torch.optim.AdamW.step, iter(range(1, 100)), signal.getsignal(
         signal.SIGINT)
 
