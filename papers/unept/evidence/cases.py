@@ -35,7 +35,7 @@ def cases(side):
         "predict": [(query, *maps, *points)],
         "sampling_locations": [(reference, offsets, shapes)],
         "bilinear": [(torch.randn(side, side + 1, 3), *place) for place in
-                     ((x, y), (y, x), (x - 2, y), (x - 1, x - 1), (x, y + 3))],
+                     ((x, y), (y, x), (x - 2, y), (x - 1, x - 1), (x, y + 3), (y + 1, x))],
         "deformable_attention": [(value, shapes, locations, weights)],
         "attention_matrix": [(shapes, locations, weights)],
         "attend": [(query, reference, source, shapes, layer) for layer in layers],
