@@ -431,10 +431,14 @@ def weigh(axes):
 
 
 @pytest.mark.parametrize("name,function,words", [
-    *(("bilinear", moved(*options), "first at") for options in (
-        (), (0, True), (0, False, True), (0, False, False, True))),
-    ("attention_matrix", lambda right, *a: right(*a[:-1], torch.ones_like(a[-1])), "first at"),
-    ("attention_matrix", lambda right, *a: F.normalize(right(*a), p=1, dim=-1), "first at"),
+    ("bilinear", moved(), "a known mistake: x and y of a point moved by another -1/2"),
+    ("bilinear", moved(0, swap=True), "with x and y exchanged"),
+    ("bilinear", moved(0, truncate=True), "a known mistake: int() for floor, which rounds up"),
+    ("bilinear", moved(0, edge=True), "a known mistake: the edge repeated outside"),
+    ("attention_matrix", lambda right, *a: right(*a[:-1], torch.ones_like(a[-1])),
+     "a factor left out, in or before (I)"),
+    ("attention_matrix", lambda right, *a: F.normalize(right(*a), p=1, dim=-1),
+     "a known mistake: rows made to sum to 1, where a part of them lies outside"),
     ("attention_matrix", no_half, "a known mistake: x and y of a point without their -1/2"),
     ("deformable_attention", lambda right, value, *a: no_half(
         lambda *b: right(value, *b), *a), "a known mistake: x and y of a point without their -1/2"),

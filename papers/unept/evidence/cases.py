@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-from .. import model
+from .. import model, naive
 
 HEADS, LEVELS, POINTS = 2, 2, 3
 
@@ -63,6 +63,24 @@ FAST = {
     "attend": lambda query, reference, source, shapes, module: module(
         query, reference, source, shapes),
 }
+
+
+def elsewhere(place, real=naive.bilinear):
+    """The rule of a point, at another place."""
+    return lambda level, x, y: real(level, *place(level, x, y))
+
+
+# What people get wrong: (what, name of the function of naive.py, what they do instead).
+MISTAKES = [
+    ("x and y of a point moved by another -1/2", "bilinear",
+     elsewhere(lambda level, x, y: (x - 0.5, y - 0.5))),
+    ("the edge repeated outside instead of zeros", "bilinear",
+     elsewhere(lambda level, x, y: (x.clamp(0, level.shape[1] - 1), y.clamp(0, len(level) - 1)))),
+    ("int() for floor, which rounds up below 0", "math",
+     SimpleNamespace(**{**vars(math), "floor": int})),
+    ("rows made to sum to 1, where a part of them lies outside", "attention_matrix",
+     lambda *arguments, real=naive.attention_matrix: F.normalize(real(*arguments), p=1, dim=-1)),
+]
 
 
 # Numbers to follow by hand, for the page of exercises: the query of the lesson, which looks at two
