@@ -1,7 +1,8 @@
 """python -m learn.exercise PAPER: write exercises/PAPER.py, the paper's equations to be filled in.
 
-First every equation with loops, the short ones first, then the same functions without loops. An
-existing file is never touched: move it away to start again. `make grade PAPER=...` is the judge.
+First every equation with loops, the short ones first but each after those that it uses, then the
+same functions without loops. An existing file is never touched: move it away to start again. `make
+grade PAPER=...` is the judge.
 """
 
 import argparse

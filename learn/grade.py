@@ -71,28 +71,30 @@ def main():
     parser.add_argument("functions", nargs="*")
     arguments = parser.parse_args()
     todo = exercises(arguments.paper)
+    names = [e.name for e in todo] + [f"{e.name}_fast" for e in todo if e.loops]
     for name in arguments.functions:
-        if name.removesuffix("_fast") not in [e.name for e in todo]:
-            raise UserError(f"{name}: no such exercise; one of: {', '.join(e.name for e in todo)}")
+        if name not in names:
+            raise UserError(f"{name}: no such exercise; one of: {', '.join(names)}")
     module, wanted = load(FOLDER / f"{arguments.paper}.py"), arguments.functions
-    passed, fast = [], []
+    passed, fast, quick = [], [], [
+        e for e in todo if e.loops and (not wanted or f"{e.name}_fast" in wanted)]
     for exercise in (e for e in todo if not wanted or e.name in wanted):
         with alone(arguments.paper, exercise.name, module):
             found = verdict(arguments.paper, exercise, module, exercise.name)
         report(f"{exercise.letters}  {exercise.name}", found)
         passed.append(found.state == "passed")
-    print("\nMake it fast")
-    for exercise in (e for e in todo if e.loops):
+    if quick:
+        print("\nMake it fast")
+    for exercise in quick:
         name = f"{exercise.name}_fast"
-        if wanted and name not in wanted:
-            continue
         with alone(arguments.paper, name, module):
             found = verdict(arguments.paper, exercise, module, name)
             report(f"{exercise.letters}  {name}", found)
             if found.state == "passed":
                 fast.append(climb(arguments.paper, exercise, getattr(module, name)))
-    print(f"\n{sum(passed)} of {len(passed)} equations right; {len(fast)} without loops right, "
-          f"{sum(fast)} of them fast")
+    equations = f"{sum(passed)} of {len(passed)} equations right"
+    loopless = f"{len(fast)} of {len(quick)} without loops right, {sum(fast)} of them fast"
+    print("\n" + "; ".join([equations] * bool(passed) + [loopless] * bool(quick)))
 
 
 if __name__ == "__main__":

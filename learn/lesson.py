@@ -42,6 +42,14 @@ class Exercise:
         loops = ast.For | ast.comprehension
         return any(isinstance(node, loops) for node in ast.walk(self.node))
 
+    @property
+    def uses(self):
+        """Names of what is defined elsewhere that its solution reads."""
+        names = [node for node in ast.walk(self.node) if isinstance(node, ast.Name | ast.arg)]
+        own = {node.arg if isinstance(node, ast.arg) else node.id for node in names
+               if not isinstance(getattr(node, "ctx", None), ast.Load)}
+        return {node.id for node in names if isinstance(node, ast.Name)} - own
+
     def head(self, name=None):
         """Signature and docstring, with an empty body, under another name if one is given."""
         lines = textwrap.dedent(self.source).splitlines()
@@ -65,7 +73,8 @@ def part(paper, name):
 
 
 def exercises(paper):
-    """[Exercise], the short solutions first. Raises UserError for an unknown paper."""
+    """[Exercise], the short solutions first, but each after those that it uses. Raises UserError
+    for an unknown paper."""
     source = inspect.getsource(part(paper, "naive"))
     lesson = (ROOT / "papers" / paper / "paper.md").read_text(encoding="utf-8")
     rows = {}
@@ -75,7 +84,12 @@ def exercises(paper):
     found = [Exercise(node.name, node, ast.get_source_segment(source, node), rows[node.name])
              for node in ast.parse(source).body
              if isinstance(node, ast.FunctionDef) and node.name in rows]
-    return sorted(found, key=lambda e: sum(1 for _ in ast.walk(e.node)))
+    todo, order = sorted(found, key=lambda e: sum(1 for _ in ast.walk(e.node))), []
+    while todo:
+        names = {e.name for e in todo}
+        order.append(next(e for e in todo if not e.uses & names))
+        todo.remove(order[-1])
+    return order
 
 
 def given(paper):

@@ -610,12 +610,26 @@ PROGRAM = {
     ]),
     "learn/judge.py": (tests_of(
         "tests/test_exercises.py", "a_hint_explains_every_wrong_result",
-        "a_constant_result_is_no_sign_of_a_factor"), [
+        "a_constant_result_is_no_sign_of_a_factor", "a_slip_changes_one_comparison_of_a_chain",
+        "every_slip_compiles_and_is_undone", "a_verdict_stands_without_its_hint",
+        "zeros_are_no_multiple"), [
         ("a student hears what explains one wrong result and not the others",
          "explains(paper, exercise, kind, case, famous) for case in tried[1:])",
          "True for case in tried[1:])"),
         ("a single wrong number is called a factor", "b.count_nonzero() > 1 and scale",
          "b.any() and scale"),
+        ("a hint that fails cancels the verdict", "with contextlib.suppress(Exception):  # a verd",
+         "with contextlib.nullcontext():  # a verd"),
+        ("a slip in a chain of comparisons drops the rest",
+         "[*node.ops[:i], other(), *node.ops[i + 1:]]", "[other()]"),
+        ("a slip is not undone", "            finally:  # whoever",
+         "            except ValueError:  # whoever"),
+        ("zeros are called a multiple", "range(a.ndim if a.all() and b.all() else 0)",
+         "range(a.ndim)"),
+    ]),
+    "learn/lesson.py": (tests_of(
+        "tests/test_exercises.py", "exercises_come_after_what_they_use"), [
+        ("a short exercise comes before those it uses", "if not e.uses & names", "if e"),
     ]),
     "eval.py": (PROGRAMS, [
         ("every protocol is the whole image",

@@ -128,6 +128,23 @@ def test_known_mistakes_in_the_equations_are_found(paper):
     assert not missed and tried > 3, missed
 
 
+@each
+def test_every_slip_compiles_and_is_undone(paper, one):
+    before, changed = ast.unparse(one.node), copy.deepcopy(one.node)
+    slips = list(judge.slips(changed))
+    assert len(list(judge.broken(paper, one))) == len(slips)
+    assert ast.dump(changed) == ast.dump(one.node)
+    next(walk := judge.slips(changed), None)
+    walk.close()  # whoever looks for a hint stops at the first that fits
+    assert ast.dump(changed) == ast.dump(one.node) and ast.unparse(one.node) == before
+
+
+def test_a_slip_changes_one_comparison_of_a_chain():
+    changed = ast.parse("def f(i):\n    'text'\n    return 0 <= i < 3").body[0]
+    found = [ast.unparse(changed.body[1]) for _, what in judge.slips(changed) if " for " in what]
+    assert found == ["return 0 < i < 3", "return 0 <= i <= 3"]
+
+
 # ------------------------------------------------------------------------------------------ hints
 
 
@@ -256,7 +273,8 @@ def test_examples_are_those_of_the_lesson(paper, name):
 
 @pytest.mark.parametrize("a,words", [
     (torch.tensor([[1.0, 2], [3, 5]]), "softmax is missing over axis 1"),
-    (torch.tensor([[1.0, 2], [3, 5]]).softmax(0), "softmax over the wrong axis"),
+    (torch.tensor([[1.0, 2], [3, 5]]).softmax(0), "yours over [0], expected one over [1]"),
+    (torch.tensor([[1.0, 2], [3, 5]]).exp(), "over axes [1] the weights should sum to 1"),
 ])
 def test_hints_on_weights(a, words):
     assert words in judge.smell_of_result(a, torch.tensor([[1.0, 2], [3, 5]]).softmax(1))
@@ -358,11 +376,78 @@ def test_a_hint_explains_every_wrong_result():
     assert "side one too" not in text and "called with side 24" in text
 
 
+def test_zeros_are_no_multiple():
+    """Where a side is 0 no factor is missing; where it is not, one may be."""
+    b, row = torch.arange(1.0, 13).view(3, 4), torch.tensor([[2.0], [3.0], [5.0]])
+    assert "along axis 1 yours is a multiple" in judge.smell_of_result(b * row, b)
+    for a in (torch.zeros(3, 4), b * (row > 2)):
+        assert judge.smell_of_result(a, b) == "" == judge.smell_of_result(b, a)
+
+
+@pytest.mark.parametrize("error", [ValueError, RecursionError])
+def test_a_verdict_stands_without_its_hint(error):
+    with mock.patch.object(judge, "hint", side_effect=error):
+        text = wrong("pysa", "project", lambda right, *arguments: -right(*arguments))
+    assert text.startswith("first at") and "called with" in text and "smells" not in text
+
+
 def test_a_constant_result_is_no_sign_of_a_factor():
     """Where all that is right is the same number, or there is one, a multiple explains nothing."""
     for a, b in ((torch.tensor(2.0), torch.tensor(3.0)), (torch.ones(2, 3), torch.zeros(2, 3)),
                  (torch.tensor([[2.0, 2], [5, 5]]), torch.tensor([[3.0, 3], [9, 9]]))):
         assert judge.smell_of_result(a, b) == ""
+
+
+def moved(shift=0.5, swap=False, truncate=False, edge=False):
+    """bilinear as a student writes it, with another rule for the point."""
+    def bilinear(right, level, x, y):
+        x, y = (y - shift, x - shift) if swap else (x - shift, y - shift)
+        sides = level.shape[:2]
+        if edge:
+            x, y = (t.clamp(0, n - 1) for t, n in zip((x, y), sides[::-1], strict=True))
+        top, left = (int(t) if truncate else int(t.floor()) for t in (y, x))
+        value = 0 * level[0, 0]
+        for i, j in np.ndindex(2, 2):
+            if 0 <= top + i < sides[0] and 0 <= left + j < sides[1]:
+                share = (1 - abs(y - top - i)) * (1 - abs(x - left - j))
+                value = value + share * level[top + i, left + j]
+        return value
+    return bilinear
+
+
+def no_half(right, shapes, locations, *more):
+    """Points half a pixel too far to the right and to the bottom."""
+    halves = [torch.tensor([0.5 / w, 0.5 / h]) for h, w in shapes]
+    return right(shapes, locations + torch.stack(halves)[:, None], *more)
+
+
+def weigh(axes):
+    """predict with a softmax over these axes of [B, Q, M, L, N]."""
+    def predict(right, query, offset_map, weight_map, *sizes):
+        offsets, _ = right(query, offset_map, weight_map, *sizes)
+        scores = F.linear(query, *weight_map).unflatten(2, sizes).exp()
+        return offsets, scores / scores.sum(axes, keepdim=True)
+    return predict
+
+
+@pytest.mark.parametrize("name,function,words", [
+    ("bilinear", moved(), "a known mistake: x and y of a point moved by another -1/2"),
+    ("bilinear", moved(0, swap=True), "with x and y exchanged"),
+    ("bilinear", moved(0, truncate=True), "a known mistake: int() for floor, which rounds up"),
+    ("bilinear", moved(0, edge=True), "a known mistake: the edge repeated outside"),
+    ("attention_matrix", lambda right, *a: right(*a[:-1], torch.ones_like(a[-1])),
+     "a factor left out, in or before (I)"),
+    ("attention_matrix", lambda right, *a: F.normalize(right(*a), p=1, dim=-1),
+     "a known mistake: rows made to sum to 1, where a part of them lies outside"),
+    ("attention_matrix", no_half, "a known mistake: x and y of a point without their -1/2"),
+    ("deformable_attention", lambda right, value, *a: no_half(
+        lambda *b: right(value, *b), *a), "a known mistake: x and y of a point without their -1/2"),
+    ("predict", weigh(4), "softmax over the wrong axes: yours over [4], expected one over [3, 4]"),
+    ("predict", weigh(3), "yours over [3], expected one over [3, 4] together: they compete"),
+    ("predict", weigh((2, 3, 4)), "yours over [2, 3, 4], expected one over [3, 4] together"),
+])
+def test_hints_on_points(name, function, words):
+    assert words in wrong("unept", name, function)
 
 
 def test_known_mistakes_are_named():
@@ -406,6 +491,28 @@ def test_what_the_grade_says(tmp_path, monkeypatch, capsys):
     assert re.search(r"raised  \(C\)  overcomplete\n +.*IndexError", out), out
     assert re.search(r"passed  \(E\)  distribute_fast\n +loops .*\n +yours .*\n +model.py ", out)
     assert "5 of 7 equations right" in out
+
+
+def test_what_the_grade_says_of_a_part(tmp_path, monkeypatch, capsys):
+    """Nothing on what was not asked for."""
+    (tmp_path / "psanet.py").write_text(solved("psanet"), encoding="utf-8")
+    monkeypatch.setattr(grade, "FOLDER", tmp_path)
+    for name, last in (("collect", "1 of 1 equations right"),
+                       ("collect_fast", "1 of 1 without loops right, 0 of them fast")):
+        monkeypatch.setattr("sys.argv", ["grade", "psanet", name])
+        grade.main()
+        out = capsys.readouterr().out
+        assert out.endswith(f"\n\n{last}\n") and ("Make it fast" in out) == (name != "collect")
+
+
+def test_exercises_come_after_what_they_use():
+    for paper in PAPERS:
+        names = [e.name for e in lesson.exercises(paper)]
+        for i, e in enumerate(lesson.exercises(paper)):
+            used = inspect.getclosurevars(getattr(lesson.part(paper, "naive"), e.name)).globals
+            assert not used.keys() & set(names[i + 1:]), e.name
+    assert "(F) (G) (M) (A), (B) (H) (D), (E) (C), (J) (I)" in " ".join(
+        e.letters for e in lesson.exercises("unept"))
 
 
 def test_a_copy_of_the_loops_is_slow_and_the_form_of_model_py_fast():

@@ -94,7 +94,8 @@ def bilinear(level, x, y):
 
 
 def deformable_attention(value, shapes, locations, weights):
-    """(H): each head of each query adds up N points on each of L levels.
+    """(H): each head of each query adds up N points on each of L levels, each read at
+    (x, y) = p (W_l, H_l) - 1/2.
 
     value: [B, S, M, D], the levels one behind the other, row-major; shapes: L pairs (H, W), S = sum
         of H * W;
@@ -120,7 +121,8 @@ def deformable_attention(value, shapes, locations, weights):
 
 def attention_matrix(shapes, locations, weights):
     """(I): the same attention as a matrix, to stand beside the one of (A): [B, M, Q, S], at most 4
-    L N entries of a row are not zero, and no row sums to more than 1."""
+    L N entries of a row are not zero, and no row sums to more than 1. Again (x, y) = p (W_l, H_l)
+    - 1/2."""
     batch, queries, heads, _, points, _ = locations.shape
     sources = sum(height * width for height, width in shapes)
     matrix = [[[[0] * sources for _ in range(queries)] for _ in range(heads)] for _ in range(batch)]
@@ -181,9 +183,10 @@ def boundary_targets(label, reach=9):
     label: int [B, H, W], 255 = void. Returns mask [B, H, W] (1 = boundary, 0 = not, 255 = void) and
         direction [B, H, W] (0 .. 7, or 255 where void or where floor(T) > reach - 4: the 5x5 filter
         sees up to 2 sqrt 2 further, and distances beyond `reach` are not known). Void counts as
-        another class. T is 0 in void and in tiny classes, and there the angle is 0, direction 4.
-        Angles from -180 degrees are rounded down to even ones; sector 0 is the last 22.5 degrees
-        and the first 22.5, and an angle on the edge of two belongs to the lower one."""
+        another class; what lies outside the image counts for nothing. T is 0 in void and in classes
+        of fewer than 100 pixels in this image, and there the angle is 0, direction 4. Angles from
+        -180 degrees are rounded down to even ones; sector 0 is the last 22.5 degrees and the first
+        22.5."""
     masks, directions = torch.zeros_like(label), torch.zeros_like(label)
     for b, image in enumerate(label.tolist()):
         height, width = len(image), len(image[0])
@@ -195,7 +198,7 @@ def boundary_targets(label, reach=9):
         for y, x in pixels:
             here = image[y][x]
             others = [(y - i) ** 2 + (x - j) ** 2 for i, j in pixels if image[i][j] != here]
-            # void and tiny classes have no inside; a class that fills the image has no boundary
+            # void and small classes have no inside; a class that fills the image has no boundary
             hollow = here == 255 or count[here] < 100
             depth[y, x] = 0.0 if hollow else math.sqrt(min(others, default=250**2))
         for y, x in pixels:
@@ -206,8 +209,8 @@ def boundary_targets(label, reach=9):
                         gy += dy / (dy * dy + dx * dx) * depth[y + dy, x + dx]
                         gx += dx / (dy * dy + dx * dx) * depth[y + dy, x + dx]
             angle = math.degrees(math.atan2(gy, gx)) if depth[y, x] else 0
-            angle = 2 * int((angle + 180) / 2) - 180            # bytes of two degrees
-            # the lower edge of a sector is exclusive, the upper edge inclusive
+            angle = 2 * int((angle + 180) / 2) - 180            # steps of two degrees, so
+            # that no angle lies on the edge of two sectors, at 22.5 + 45 k
             sector = math.ceil((angle + 180 - 22.5) / 45) % 8   # (L)
             deep = int(depth[y, x]) > reach - 4  # the 5x5 filter sees up to 2 sqrt 2 further
             masks[b, y, x] = 255 if here == 255 else int(int(depth[y, x]) <= 5)  # (L)
@@ -244,8 +247,11 @@ def boundary_loss(logits, mask_logits, direction_logits, label, targets=None):
     refined. All logits have the size of the label.
 
     targets: (mask, direction) as of `boundary_targets`, made from the label if None. Void pixels
-        cost the two segmentation terms nothing, but are counted where they divide. The other two
-        leave them out, and are 0 where no pixels are left, or one class."""
+        cost the two segmentation terms nothing, but are counted where they divide. The mask term
+        leaves them out, the direction term all but those with a direction where u says boundary: u,
+        the probability of boundary by `mask_logits`, is above 1/2. In these two a class weighs 1
+        minus its share among the counted pixels, and the sum is divided by the sum of the weights.
+        They are 0 where no pixels are left, or one class."""
     mask, direction = boundary_targets(label) if targets is None else targets
     batch, height, width = label.shape
     pixels = [(b, y, x) for b in range(batch) for y in range(height) for x in range(width)]
@@ -262,7 +268,8 @@ def boundary_loss(logits, mask_logits, direction_logits, label, targets=None):
         return sum((surprise(scores, p, label[p]) for p in valid), 0 * scores.sum()) / len(pixels)
 
     def balanced(scores, target, pixels):
-        """Weighted cross-entropy, each class weighing 1 minus its share of the pixels."""
+        """Weighted cross-entropy: each class weighs 1 minus its share among the counted pixels,
+        and the sum is divided by the sum of the weights."""
         targets = [int(target[p]) for p in pixels]
         weights = [1 - targets.count(t) / len(targets) for t in targets]
         if sum(weights) == 0:  # no pixels, or a single class

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-from .. import model
+from .. import model, naive
 
 HEADS, LEVELS, POINTS = 2, 2, 3
 
@@ -35,7 +35,7 @@ def cases(side):
         "predict": [(query, *maps, *points)],
         "sampling_locations": [(reference, offsets, shapes)],
         "bilinear": [(torch.randn(side, side + 1, 3), *place) for place in
-                     ((x, y), (y, x), (x - 2, y), (x - 1, x - 1), (x, y + 3))],
+                     ((x, y), (y, x), (x - 2, y), (x - 1, x - 1), (x, y + 3), (y + 1, x))],
         "deformable_attention": [(value, shapes, locations, weights)],
         "attention_matrix": [(shapes, locations, weights)],
         "attend": [(query, reference, source, shapes, layer) for layer in layers],
@@ -63,6 +63,24 @@ FAST = {
     "attend": lambda query, reference, source, shapes, module: module(
         query, reference, source, shapes),
 }
+
+
+def elsewhere(place, real=naive.bilinear):
+    """The rule of a point, at another place."""
+    return lambda level, x, y: real(level, *place(level, x, y))
+
+
+# What people get wrong: (what, name of the function of naive.py, what they do instead).
+MISTAKES = [
+    ("x and y of a point moved by another -1/2", "bilinear",
+     elsewhere(lambda level, x, y: (x - 0.5, y - 0.5))),
+    ("the edge repeated outside instead of zeros", "bilinear",
+     elsewhere(lambda level, x, y: (x.clamp(0, level.shape[1] - 1), y.clamp(0, len(level) - 1)))),
+    ("int() for floor, which rounds up below 0", "math",
+     SimpleNamespace(**{**vars(math), "floor": int})),
+    ("rows made to sum to 1, where a part of them lies outside", "attention_matrix",
+     lambda *arguments, real=naive.attention_matrix: F.normalize(real(*arguments), p=1, dim=-1)),
+]
 
 
 # Numbers to follow by hand, for the page of exercises: the query of the lesson, which looks at two

@@ -109,26 +109,31 @@ MUTANTS = {
             "(2, 2, 2, 2)",
         ),
         (
-            "whiteboard: maps read with aligned corners",
+            "x and y of a point without their -1/2",
+            "grid = 2 * p[:, :, level] - 1 ",
+            "grid = 2 * p[:, :, level] - 1 + 1 / torch.tensor(shapes[level][::-1]).to(p) ",
+        ),
+        (
+            "maps read with aligned corners",
             "F.grid_sample(maps, grid, align_corners=False)",
             "F.grid_sample(maps, grid, align_corners=True)",
         ),
         (
-            "whiteboard: the edge repeated outside instead of zeros",
+            "the edge repeated outside instead of zeros",
             "F.grid_sample(maps, grid, align_corners=False)",
             'F.grid_sample(maps, grid, padding_mode="border", align_corners=False)',
         ),
         (
-            "whiteboard: weights of another level",
+            "weights of another level",
             "(read * a[:, None, :, level])",
             "(read * a[:, None, :, 0])",
         ),
         (
-            "whiteboard: heads and images exchanged in the result",
+            "heads and images exchanged in the result",
             "out.unflatten(0, (value.shape[0], -1)) ",
             "out.unflatten(0, (-1, value.shape[0])).transpose(0, 1) ",
         ),
-        ("whiteboard: scores divided by the width", "/ math.sqrt(q.shape[-1]))", "/ q.shape[-1])"),
+        ("scores divided by the width", "/ math.sqrt(q.shape[-1]))", "/ q.shape[-1])"),
         (
             "the switch does nothing in the sparse attention",
             "fast.deformable_attention if self.fast else deformable_attention",
@@ -234,7 +239,7 @@ MUTANTS = {
             "torch.atan2(across, down)",
         ),
         (
-            "angles not stored as bytes",
+            "angles not rounded down to steps of two degrees",
             "angle = 2 * ((torch.rad2deg(torch.atan2(down, across)) + 180) / 2).floor() - 180",
             "angle = torch.rad2deg(torch.atan2(down, across))",
         ),
