@@ -244,7 +244,7 @@ COMMON = {
         ("damaged weights are used as if they were whole",
          "if archive.testzip() is None:", "if archive.namelist():"),
         ("eval.py scores the last state where it is given a run directory",
-         'path / "best.pt" if path.is_dir()', 'path / "last.pt" if path.is_dir()'),
+         'Path(path, "best.pt") if Path(path).is_dir()', 'Path(path, "last.pt") if Path(path).is_dir()'),
     ]),
     "common/cli.py": (PROGRAMS, [
         ("--device cuda:1 on a machine with one GPU ends in a traceback",
@@ -504,8 +504,8 @@ DATASETS = {
         ("an incomplete copy is said to be complete",
          "if published not in (None, count):", "if published is None:"),
         ("only the first damaged file is named",
-         '                yield f"{split}: {error}"\n        print',
-         '                yield f"{split}: {error}"\n                break\n        print'),
+         '                yield f"{split}: {error}"\n        beside',
+         '                yield f"{split}: {error}"\n                break\n        beside'),
         ("scripts go on after a damaged dataset", "return int(count > 0)", "return 0"),
     ]),
     "datasets/classes/ade20k.json": (TABLES, [
