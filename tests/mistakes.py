@@ -244,7 +244,8 @@ COMMON = {
         ("damaged weights are used as if they were whole",
          "if archive.testzip() is None:", "if archive.namelist():"),
         ("eval.py scores the last state where it is given a run directory",
-         'Path(path, "best.pt") if Path(path).is_dir()', 'Path(path, "last.pt") if Path(path).is_dir()'),
+         'Path(path, "best.pt") if Path(path).is_dir()',
+         'Path(path, "last.pt") if Path(path).is_dir()'),
     ]),
     "common/cli.py": (PROGRAMS, [
         ("--device cuda:1 on a machine with one GPU ends in a traceback",
