@@ -144,7 +144,11 @@ def main():
             runs.write_config(out, config, recipe, arguments.data)
             for line in statistics.warnings(train_set, val_set):
                 print(f"warning: {line}", file=sys.stderr)
-            describe.open_training(config, recipe, train_set, val_set, out, device, forward)
+            if resumed and resumed["step"] >= recipe.steps:
+                print(f"{out} is complete, {recipe.steps} steps: it is only scored again",
+                      file=sys.stderr)
+            else:
+                describe.open_training(config, recipe, train_set, val_set, out, device, forward)
         result = train(
             model, stream, val_set, recipe, config, out, seed=config["seed"], device=device,
             precision=config["precision"], compile=arguments.compile, resume=resumed,

@@ -134,8 +134,9 @@ def test_one_picture(cli, trained, tmp_path, size):
 
 def test_resume_needs_no_other_flags_and_extends_nothing(cli, trained, data):
     before = (trained / "last.pt").read_bytes()
-    code, out, _ = cli("train", "--resume", "--out", trained, "--data", data, "--device", "cpu",
+    code, out, err = cli("train", "--resume", "--out", trained, "--data", data, "--device", "cpu",
                        "--workers", 0)
+    assert "is complete, 2 steps: it is only scored again" in err and "Ctrl-C" not in err
     assert code == 0 and "mIoU" in out
     assert (trained / "last.pt").read_bytes() == before
 
