@@ -97,7 +97,7 @@ def test_the_page_works(copy):
     assert min(passed) > 5 and sum(passed) > 20 and "failed" not in result.stdout, (
         result.stdout[-2000:])
     run = copy / "runs" / "pspnet-tiny-shapes"
-    assert {"best.pt", "val_00000-attention-40-100.png",
+    assert {"best.pt", "val_00000-attention-60-120.png",
             "shapes-val.png"} <= {path.name for path in run.iterdir()}
     assert "naive.py#L1)" not in (copy / "papers" / "pspnet" / "paper.md").read_text(
         encoding="utf-8")
