@@ -182,7 +182,7 @@ def write(paper, lines):
 
 def main():
     flags = parser(__doc__)
-    flags.add_argument("papers", nargs="*", choices=[[], *NAMES], default=[*NAMES], metavar="PAPER")
+    flags.add_argument("papers", nargs="*", choices=[[], *NAMES], default=[], metavar="PAPER")
     flags.add_argument("--case", default="", help="only cases whose name contains this")
     flags.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     flags.add_argument("--precision", default="float32", choices=TOLERANCE)

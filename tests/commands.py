@@ -172,6 +172,7 @@ def run(words):
     """One command without its `python`: a program or `-m` and a module. Raises if it fails."""
     words = stand_ins(words)
     name = words[1] if words[0] == "-m" else words[0]
+    sys.argv = [name, *words[2 if words[0] == "-m" else 1 :]]
     if not {"--help", "--options"} & {*words}:
         sys.argv += EXTRA.get(name, [])
         if name == "train.py" and "--dataset" in words:

@@ -344,6 +344,8 @@ def check_compact(table, size):
 
 def full_mask(crop_size, shrink_factor, compact):
     """The mask_size of a training crop: its shrunk map, or all offsets that this has."""
+    if shrink_factor > 1 and 8 * shrink_factor >= crop_size:
+        raise ValueError(f"shrink_factor {shrink_factor} leaves one pixel of a crop of {crop_size}")
     side = math.ceil((crop_size - 1) / (8 * shrink_factor)) + 1  # of the shrunk map
     return (side, side) if compact else (2 * side - 1, 2 * side - 1)
 
@@ -398,8 +400,6 @@ def build(num_classes, preset="tiny", **options):
     factor, divisor, mask = o["shrink_factor"], o["normalization_factor"], o["mask_size"]
     if not isinstance(factor, int) or factor < 1:
         raise ValueError(f"shrink_factor must be a whole number >= 1, not {factor!r}")
-    if factor > 1 and 8 * factor >= o["crop_size"]:
-        raise ValueError(f"shrink_factor {factor} leaves one pixel of a crop of {o['crop_size']}")
     if divisor is not None and not divisor > 0:
         raise ValueError(f"normalization_factor must be positive or None, not {divisor!r}")
     full = full_mask(o.pop("crop_size"), factor, o["compact"])

@@ -98,9 +98,8 @@ class DeformableAttention(nn.Module):
         bias = compass[:, None, None] * torch.arange(1, self.points + 1)[:, None]   # [M, 1, N, 2]
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(bias.expand(-1, self.levels, -1, -1).flatten())
-        nn.init.zeros_(self.sampling_offsets.weight)
-        nn.init.zeros_(self.attention_weights.weight)
-        nn.init.zeros_(self.attention_weights.bias)
+        for parameter in (self.sampling_offsets.weight, *self.attention_weights.parameters()):
+            nn.init.zeros_(parameter)
         for projection in (self.value_proj, self.output_proj):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
@@ -127,14 +126,13 @@ def deformable_attention(value, shapes, locations, weights):
     p, a = (t.to(full).transpose(1, 2).flatten(0, 1) for t in (locations, weights))  # [B*M, Q, ..]
     out = 0
     for level, part in enumerate(value.split([height * width for height, width in shapes], dim=1)):
-        maps = part.to(full).permute(0, 2, 3, 1).flatten(0, 1)              # [B*M, D, H*W]
-        maps = maps.unflatten(2, shapes[level])                             # [B*M, D, H, W]
-        # grid_sample counts from -1 to 1; align_corners=False is the -1/2 of (G).
+        maps = part.to(full).permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, shapes[level])
+        # maps [B*M, D, H, W]. grid_sample counts from -1 to 1; align_corners=False is (G)'s -1/2.
         grid = 2 * p[:, :, level] - 1                                       # [B*M, Q, N, 2]
         read = F.grid_sample(maps, grid, align_corners=False)               # (G)  [B*M, D, Q, N]
         out = out + (read * a[:, None, :, level]).sum(-1)                   # (H)  [B*M, D, Q]
-    out = out.unflatten(0, (value.shape[0], -1))                            # [B, M, D, Q]
-    return out.permute(0, 3, 1, 2).flatten(2).to(kind)                      # [B, Q, M*D]
+    out = out.unflatten(0, (value.shape[0], -1)).permute(0, 3, 1, 2)        # [B, Q, M, D]
+    return out.flatten(2).to(kind)                                          # [B, Q, M*D]
 
 
 def attention_matrix(shapes, locations, weights):
@@ -364,8 +362,7 @@ class UNEPT(nn.Module):
         shapes = [tuple(x.shape[-2:]) for x in maps]
         x = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)  # [B, S, C]
         positions = [sine_position(*shape, x.shape[2], x) for shape in shapes]
-        position = torch.cat([sine + level for sine, level in zip(
-            positions, self.level_embed, strict=True)])                     # [S, C]
+        position = torch.cat([s + e for s, e in zip(positions, self.level_embed, strict=True)])
         reference = torch.cat([pixel_centres(*shape, x) for shape in shapes])   # [S, 2]
         for layer in self.encoder:
             x = layer(x, position, reference.expand(x.shape[0], -1, -1), shapes)
@@ -418,8 +415,7 @@ def check_sizes(o):
          f"a multiple of {multiple}, at least 32"),
         *((name, o[name] > 0, "positive") for name in ("points", "depth")),
         ("channels", o["channels"] % 4 == 0, "a multiple of 4"),
-        ("refine", o["boundary"] or not o["refine"], "False without boundary, spatial, context"),
-    )
+        ("refine", o["boundary"] or not o["refine"], "False without boundary, spatial, context"))
     for name, holds, demand in rules:
         if not holds:
             raise ValueError(f"{name} must be {demand}, not {o[name]}")
@@ -428,15 +424,13 @@ def check_sizes(o):
 DEFAULTS = dict(
     backbone="resnet50", img_size=480, channels=256, heads=8, levels=3, points=16, depth=2,
     hidden=2048, dropout=0.1, decoder_mixing="none", spatial=True, boundary=True, refine=False,
-    context=True, fast=True,
-)
+    context=True, fast=True)
 
 PRESETS = {
     # Without boundary heads, whose loss outweighs all else in the few steps of a laptop.
     "tiny": dict(backbone="tiny", img_size=128, channels=64, heads=8, points=4, depth=1, hidden=128,
                  dropout=0.0, boundary=False),
-    "resnet50": dict(),
-    "deit": dict(backbone="deit"),
+    "resnet50": dict(), "deit": dict(backbone="deit"),
     "deit_cityscapes": dict(backbone="deit", img_size=768),
 }
 

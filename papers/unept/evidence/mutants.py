@@ -61,7 +61,7 @@ MUTANTS = {
             "torch.arange(1, size + 1, dtype=torch.float64)",
             "torch.arange(0, size, dtype=torch.float64)",
         ),
-        ("level embedding dropped", "torch.cat([sine + level for", "torch.cat([sine for"),
+        ("level embedding dropped", "torch.cat([s + e for", "torch.cat([s for"),
         (
             "position added to the values too",
             "self.attention(x + position, reference, x, shapes)",
@@ -130,8 +130,8 @@ MUTANTS = {
         ),
         (
             "heads and images exchanged in the result",
-            "out.unflatten(0, (value.shape[0], -1)) ",
-            "out.unflatten(0, (-1, value.shape[0])).transpose(0, 1) ",
+            "out.unflatten(0, (value.shape[0], -1)).permute(0, 3, 1, 2)",
+            "out.unflatten(0, (-1, value.shape[0])).permute(1, 3, 0, 2)",
         ),
         ("scores divided by the width", "/ math.sqrt(q.shape[-1]))", "/ q.shape[-1])"),
         (
