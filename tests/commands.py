@@ -38,7 +38,7 @@ PAGES = [str(path.relative_to(ROOT))
          for path in sorted(ROOT.glob(pattern)) if path.name != "adding_a_paper.md"]
 ELSEWHERE = {
     "make test": "runs this", "make mutants": "runs tests often", "make crash": "takes minutes",
-    "make fuzz": "takes long",
+    "make bench": "test_bench does, for every paper", "make fuzz": "takes long",
     "make explore": "trains for hours where nothing is trained yet",
     "python -m venv": "makes an environment", ".venv/bin/python -m pip": "fetches packages",
 }

@@ -60,6 +60,14 @@ def test_table(run, paper):
     assert f"PyTorch {torch.__version__}" in out and " cores" in out
 
 
+def test_without_a_paper_all_are_measured(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(bench, "table", lambda paper, *_: seen.append(paper) or [])
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    bench.main()
+    assert seen == [*bench.NAMES] and capsys.readouterr().out.count("## ") == 5
+
+
 def test_profile(run):
     """A line per form; convolutions and matrix products are among what takes the time."""
     code, out = run("lrformer", "--profile")
