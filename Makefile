@@ -39,6 +39,9 @@ crash: setup     ## kill training 20 times, also while it writes, and compare wi
 bench: setup     ## time and memory of each paper beside its official form, an error where outputs differ; PAPER=pan for one
 	$(RUN) -m tests.bench $(PAPER) $(ARGS)
 
+endtoend: setup  ## what train.py and eval.py do besides running networks, and what memory it takes; DATA=folder of CamVid
+	$(RUN) -m tests.endtoend $(if $(wildcard $(DATA)),--data $(DATA)) $(ARGS)
+
 growth: setup    ## what all mechanisms cost on growing maps, beside full attention; docs/cost*
 	$(RUN) -m studies.cost $(ARGS)
 
@@ -77,5 +80,5 @@ clean:           ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train test mutants fuzz crash bench growth probes results shapes-table pictures drawings camvid exercise grade explore links clean
+.PHONY: help setup train test mutants fuzz crash bench endtoend growth probes results shapes-table pictures drawings camvid exercise grade explore links clean
 .DEFAULT_GOAL := help

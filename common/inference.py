@@ -19,7 +19,7 @@ from .metrics import ConfusionMatrix
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in 0..1
 SMALLEST = 32  # pixels per side that every network here accepts
 PIXELS_AT_ONCE = 512 * 512  # in a batch of windows
-TILE = 128  # pixels a side, of what is decided at once
+STRIP = 16  # rows, of what is decided or added at once: few enough for the cache
 SIX_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
@@ -107,21 +107,21 @@ def pad(image, crop, centre):
     return image, before
 
 
-def window_tiles(model, image, size, protocol):
+def window_cells(model, image, size, protocol):
     """Run the windows of a copy of an image, average where they overlap, resize to `size`.
 
-    image: [3, h, w]. Yields ((row, column) of the first pixel, scores [K, h, w]) of each tile of
-    the result, TILE pixels a side, once its last window is in. Memory: resizing is linear, so
-    windows go into tiles at the final resolution, and no map of the image or its copy ever exists.
+    image: [3, h, w]. Yields ((row, column) of the first pixel, scores [K, h, w]) of each cell, the
+    pixels of the result between edges of windows, once its last window is in: what waits is where
+    windows overlap. Resizing is linear, so windows are added at the final resolution.
     """
     sides, crop = tuple(image.shape[-2:]), protocol.crop
     image, before = pad(image, crop, protocol.centre)
     stride = protocol.stride or math.ceil(crop * 2 / 3)
     starts = [window_starts(side, crop, stride) for side in image.shape[-2:]]
-    rows, columns = ({start: touched(start, crop, *lengths) for start in some}
+    rows, columns = (cut(some, crop, *lengths)
                      for some, *lengths in zip(starts, sides, size, before, strict=True))
-    corners, over, tiles = list(itertools.product(*starts)), torch.zeros_like(image[0]), {}
-    if sides[1] > sides[0]:  # along the shorter side, so that few tiles wait at a time
+    corners, over, cells = list(itertools.product(*starts)), torch.zeros_like(image[0]), {}
+    if sides[1] > sides[0]:  # along the shorter side, so that few cells wait at a time
         corners.sort(key=lambda corner: corner[::-1])
     for y, x in corners:
         over[y : y + crop, x : x + crop] += 1
@@ -133,40 +133,38 @@ def window_tiles(model, image, size, protocol):
         for (y, x), scores in zip(part, window_scores(model, windows, protocol), strict=True):
             scores /= over[y : y + crop, x : x + crop]
             for key in itertools.product(rows[y], columns[x]):
-                if key not in tiles:
-                    shape = (min(TILE, side - start) for side, start in zip(size, key, strict=True))
-                    tiles[key] = scores.new_zeros(len(scores), *shape)
-                add_window(tiles[key], scores, rows[y][key[0]], columns[x][key[1]], size == sides)
+                places = rows[y][key[0]], columns[x][key[1]]
+                if key not in cells:
+                    cells[key] = scores.new_zeros(*map(len, places), len(scores)).movedim(-1, 0)
+                cells[key] += look_up(scores, *places, size == sides)
                 missing[key] -= 1
                 if not missing[key]:
-                    yield key, tiles.pop(key)
+                    yield key, cells.pop(key)
         del scores  # or the next windows would be computed beside these
 
 
-def touched(start, crop, side, target, before):
-    """Which of the `target` pixels of the result a window touches that starts at `start`, in a copy
-    of `side` pixels that begins at `before`: {first pixel of a tile: (a slice of the tile, where
-    these lie in the window)}."""
+def cut(starts, crop, side, target, before):
+    """Where the pixels of cells lie in windows, along one axis of a result of `target` pixels and a
+    copy of `side` pixels that begins at `before`: {start of a window: {start of a cell: places}}.
+    """
     places = (torch.arange(target, dtype=torch.float64) + 0.5) * side / target - 0.5
-    places = places.clamp(0, side - 1) + before - start
-    low, high = int((places <= -1).sum()), int((places < crop).sum())
-    return {first: (slice(max(low - first, 0), min(high - first, TILE)),
-                    places[max(low, first) : min(high, first + TILE)])
-            for first in range(low // TILE * TILE, high if low < high else 0, TILE)}
+    places = places.clamp(0, side - 1) + before
+    reach = [[int((places <= n - 1).sum()), int((places < n + crop).sum())] for n in starts]
+    edges = sorted({*sum(reach, [])})
+    return {start: {a: places[a:b] - start for a, b in itertools.pairwise(edges) if low <= a < high}
+            for start, (low, high) in zip(starts, reach, strict=True)}
 
 
-def add_window(tile, scores, vertical, horizontal, same_size):
-    """Add a window [K, h, w], bilinearly, zeros around it. vertical, horizontal: (slice, places) as
-    of `touched`. same_size: nothing is to be resized."""
-    (rows, y), (columns, x) = vertical, horizontal
+def look_up(scores, y, x, same_size):
+    """Scores [K, h, w] at places: bilinear, zeros around. same_size: places are whole numbers."""
     top, left, more = int(y[0]), int(x[0]), 1 if same_size else 2
     scores = scores[:, top : int(y[-1]) + more, left : int(x[-1]) + more]
-    if not same_size:
-        y, x = ((2 * places + 1) / side - 1
-                for places, side in zip((y - top, x - left), scores.shape[-2:], strict=True))
-        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).to(scores)
-        scores = F.grid_sample(scores[None], grid[None], align_corners=False)[0]
-    tile[:, rows, columns] += scores
+    if same_size:
+        return scores
+    y, x = ((2 * places + 1) / side - 1
+            for places, side in zip((y - top, x - left), scores.shape[-2:], strict=True))
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).to(scores)
+    return F.grid_sample(scores[None], grid[None], align_corners=False)[0]
 
 
 def copies(protocol):
@@ -187,13 +185,14 @@ def parts(model, image, protocol, device):
         stretched = [math.ceil(n / protocol.multiple) * protocol.multiple for n in scaled]
         copy = resize(resize(x[None], scaled), stretched)[0]
         copy = copy.flip(-1) if mirrored else copy
-        found = (window_tiles(model, copy, size, protocol) if protocol.crop
+        found = (window_cells(model, copy, size, protocol) if protocol.crop
                  else [((0, 0), whole_scores(model, copy, size, protocol))])
-        for (row, column), part in found:
-            part = part.softmax(0) if len(seen) > 1 and protocol.average == "logits" else part
-            if mirrored:
-                part, column = part.flip(-1), size[1] - column - part.shape[-1]
-            yield (row, column), part
+        for (row, column), whole in found:
+            column = size[1] - column - whole.shape[-1] if mirrored else column
+            for number, part in enumerate(whole.split(STRIP, dim=1)):
+                if len(seen) > 1 and protocol.average == "logits":
+                    part = part.movedim(0, -1).softmax(-1).movedim(-1, 0)
+                yield (row + number * STRIP, column), part.flip(-1) if mirrored else part
 
 
 def scores(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
@@ -201,7 +200,8 @@ def scores(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
     where several copies of the image or windows by probability are asked for."""
     total = None
     for (row, column), part in parts(model, image, protocol, device):
-        total = part.new_zeros(len(part), *image.shape[:2]) if total is None else total
+        if total is None:  # with the classes last in memory, as networks leave them: fast
+            total = part.new_zeros(*image.shape[:2], len(part)).movedim(-1, 0)
         total[:, row : row + part.shape[1], column : column + part.shape[2]] += part
     return total
 

@@ -122,7 +122,8 @@ def table(rows):
 
     def quoted(name, passes, unit):
         here, full = (float(at[which, passes][unit]) for which in (name, "full"))
-        return f"{here:,.0f} {unit}" + (f" ({here / full:.2g})" if name != "full" else "")
+        digits, share = ",.0f" if here >= 10 else ".2g", f" ({here / full:.2g})"
+        return f"{here:{digits}} {unit}{share if name != 'full' else ''}"
 
     return measure.markdown([
         f"{SHOWN} x {SHOWN}", "parameters", "multiply-adds", "forward",
@@ -142,7 +143,7 @@ def growth_table(rows):
         last = max(side for _, side in at)
 
         def exponent(passes, unit, at=at, last=last):
-            low, high = (max(float(at[passes, side][unit]), 0.1) for side in (FROM, last))
+            low, high = (max(float(at[passes, side][unit]), 1e-3) for side in (FROM, last))
             return f"{math.log(high / low, (last / FROM) ** 2):.2f}"
 
         lines.append([name, f"{last} x {last}", *(
@@ -176,10 +177,7 @@ def make_network(paper, preset, crop, device="cpu"):
         network = build_model(paper, preset, 150, options).eval()
         image = torch.randn(1, 3, crop, crop)
 
-    def step():
-        with torch.no_grad():
-            network(image)
-
+    step = torch.no_grad()(lambda: network(image))
     step.parameters = sum(p.numel() for p in network.parameters())
     return step
 

@@ -20,11 +20,20 @@ part() {  # part SECONDS WORD...: run a command, cut off after so many seconds, 
 }
 
 part 60 "$python" -m pytest -q tests/test_cuda.py
-for flags in "--precision float32" "--precision bfloat16" "--precision bfloat16 --compile"; do
+for precision in float32 bfloat16; do
     for paper in pysa unept pan psanet lrformer; do
-        part 22 "$python" -m tests.bench $paper --device "$device" $flags $BENCH
+        part 22 "$python" -m tests.bench $paper --device "$device" --precision $precision $BENCH
     done
 done
+compiled() {  # compiled PAPER CASE: one case alone, each form takes its time to compile
+    part 40 "$python" -m tests.bench "$1" --case "$2" --device "$device" --precision bfloat16 \
+        --compile $BENCH
+}
+compiled pysa "1 x 512 x 64 x 64"
+compiled unept "UN-EPT"
+compiled pan "ResNet-34, 512 px"
+compiled psanet "30 x 30"
+compiled lrformer "LRFormer-T, 512 px"
 if [ -d "$data" ]; then
     resume=; [ ! -e $out/last.pt ] || resume=--resume
     part 480 "$python" train.py --paper pysa --preset resnet50 --dataset camvid --data "$data" \

@@ -94,9 +94,9 @@ def times(candidates, rounds=5, processors=False):
             for name, pairs in turns(candidates, rounds).items()}
 
 
-def matrix_speed(device="cpu"):
+def matrix_speed(device="cpu", dtype=torch.float32):
     """Multiply-adds per second of a large matrix product."""
-    matrix = torch.randn(*(2 * [1024 if device == "cpu" else 8192]), device=device)
+    matrix = torch.randn(2 * [1024 if device == "cpu" else 8192], device=device, dtype=dtype)
     return len(matrix) ** 3 / times({"": lambda: matrix @ matrix})[""]
 
 

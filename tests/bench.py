@@ -6,8 +6,8 @@ Printed are the medians of processor and clock time; how many times as long the 
 the median of the rounds with the lowest and the highest; extra memory of one call in a process of
 its own, one thread; and the largest difference to the first form, as a share of its largest number:
 of the output as measured, then of output and gradients in float64, where rounding that BatchNorm
-blows up does not hide an error. More than TOLERANCE or EXACT ends the program with an error. Forms
-in brackets compute something else.
+blows up does not hide an error; this for plain float32 alone. More than TOLERANCE or EXACT ends the
+program with an error. Forms in brackets compute something else.
 
   python -m tests.bench pan --case decoder   only cases whose name contains this
   python -m tests.bench --write              puts the tables into papers/NAME/evidence/results.md
@@ -31,12 +31,14 @@ from studies.trainings import NAMES, parser
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 7
-TOLERANCE, EXACT = {"float32": 1e-3, "bfloat16": 0.1}, 1e-6  # by precision; in float64
+# By precision, and in float64. Rounding to eight bits adds up: 0.5 finds plain mistakes only.
+TOLERANCE, EXACT = {"float32": 1e-3, "bfloat16": 0.5}, 1e-6
 HEADINGS = ["form", "threads", "processor ms", "clock ms", "processor: first / this",
             "clock: first / this", "extra MiB", "difference", "in float64"]
 BEGIN, END = "<!-- python -m tests.bench {} -->", "<!-- end -->"
 
 
+@functools.cache  # compiled once; `rows_of` forgets them after each case
 def prepared(paper, form, case, device="cpu", precision="float32", compiled=False):
     """The function to measure: a form of a paper on one case -> (output, gradients)."""
     step = importlib.import_module(f"papers.{paper}.evidence.forms").make(
@@ -46,7 +48,7 @@ def prepared(paper, form, case, device="cpu", precision="float32", compiled=Fals
         with torch.autocast(device, getattr(torch, precision), enabled=precision != "float32"):
             return step()
 
-    return torch.compile(run) if compiled else run
+    return torch.compile(run, dynamic=False) if compiled else run
 
 
 def difference(some, others):
@@ -60,7 +62,7 @@ def exact(paper, form, case, device):
     """What a form gives in float64: [output, *gradients]."""
     torch.set_default_dtype(torch.float64)
     try:
-        output, gradients = prepared(paper, form, case, device)()
+        output, gradients = prepared.__wrapped__(paper, form, case, device)()
     finally:
         torch.set_default_dtype(torch.float32)
     return [output, *gradients]
@@ -72,12 +74,16 @@ def differences(paper, case, options):
     expected, found = None, {}
     for form in forms:
         output = [prepared(paper, form, case, **options)()[0]]
-        result = exact(paper, form, case, options["device"])
-        expected = expected or (output, result)
-        found[form] = difference(output, expected[0]), max(
-            difference(result[:1], expected[1][:1]),
-            difference(result[1:], expected[1][1:]) if result[1:] else 0)
-        for value, limit in zip(found[form], (TOLERANCE[options["precision"]], EXACT), strict=True):
+        expected = expected or [output]
+        found[form] = [difference(output, expected[0])]
+        if options["precision"] == "float32" and not options["compiled"]:
+            result = exact(paper, form, case, options["device"])
+            expected = expected if expected[1:] else [output, result]
+            found[form].append(max(
+                difference(result[:1], expected[1][:1]),
+                difference(result[1:], expected[1][1:]) if result[1:] else 0))
+        limits = TOLERANCE[options["precision"]], EXACT
+        for value, limit in zip(found[form], limits, strict=False):
             if not value <= limit:
                 sys.exit(f"{paper}, {case}: {form!r} differs from {forms[0]!r} by {value:.1e}, "
                          f"more than {limit:g}")
@@ -97,28 +103,32 @@ def ratio(first, this, clock):
 
 def rows_of(paper, case, options):
     """The rows of the table for one case."""
+    prepared.cache_clear()
+    torch.compiler.reset()
     found, rows, device = differences(paper, case, options), [], options["device"]
     others = importlib.import_module(f"papers.{paper}.evidence.forms").OTHERS
     make, of_one_thread = functools.partial(prepared, **options), {}
     for name in (*found, *others):
         mebibytes = peak_memory(make, paper, name, case, device=device)
-        shares = (f"{value:.0e}" for value in found[name]) if name in found else ("", "")
-        of_one_thread[name] = [f"{mebibytes:.0f}", *shares]
+        shares = [*(f"{value:.0e}" for value in found.get(name, ())), "", ""]
+        of_one_thread[name] = [f"{mebibytes:.0f}", *shares[:2]]
     steps = {name: make(paper, name, case) for name in of_one_thread}
     for threads in dict.fromkeys((1, os.cpu_count()) if device == "cpu" else (1,)):
         torch.set_num_threads(threads)
         seconds = turns(steps, ROUNDS)
         first = seconds[next(iter(found))]
-        for name, step in steps.items():
+        for name in steps:
             this = seconds[name]
             clock, processors = map(statistics.median, zip(*this, strict=True))
             rows.append([name if name in found else f"({name})", threads,
                          rounded(1e3 * processors), rounded(1e3 * clock), ratio(first, this, 1),
                          ratio(first, this, 0),
                          *(of_one_thread[name] if threads == 1 else ("", "", ""))])
-            if device != "cpu":
-                share = multiply_adds(step)[0] / clock / SPEED[options["precision"]]
-                rows[-1].append(f"{share:.0%}")
+            if device != "cpu" and name in found:
+                total, _ = multiply_adds(prepared(paper, name, case, device))
+                rows[-1].append(f"{total / clock / SPEED[options['precision']]:.0%}")
+            elif device != "cpu":
+                rows[-1].append("")  # to count them may store more than a card holds
     return rows
 
 
@@ -153,21 +163,19 @@ def machine(device):
 
 
 def table(paper, options, only="", profiles=False):
-    """The lines that are printed about one paper."""
+    """Yields the lines that are printed about one paper, those of a case once it is measured."""
     forms = importlib.import_module(f"papers.{paper}.evidence.forms")
     share = ["% of a matrix product's speed"] * (options["device"] != "cpu")
-    lines = [f"{machine(options['device'])}. {options['precision']}"
-             f"{', compiled' * options['compiled']}, {ROUNDS} rounds; outputs may "
-             f"differ by {TOLERANCE[options['precision']]:g}, in float64 by {EXACT:g}."]
+    yield (f"{machine(options['device'])}. {options['precision']}"
+           f"{', compiled' * options['compiled']}, {ROUNDS} rounds; outputs may "
+           f"differ by {TOLERANCE[options['precision']]:g}, in float64 by {EXACT:g}.")
     for name, case in forms.CASES.items():
         if only in name:
+            yield ""
             if profiles:
-                lines += ["", name, *profile(paper, case, options)]
-                continue
-            headings = [name, *HEADINGS[1:], *share]
-            lines += ["", *markdown(headings, rows_of(paper, case, options))]
-            print("\n".join(lines[-1:]), file=sys.stderr, flush=True)  # a sign of life
-    return lines
+                yield from (name, *profile(paper, case, options))
+            else:
+                yield from markdown([name, *HEADINGS[1:], *share], rows_of(paper, case, options))
 
 
 def write(paper, lines):
@@ -193,12 +201,14 @@ def main():
     options = dict(device=arguments.device, precision=arguments.precision,
                    compiled=arguments.compile)
     if arguments.device == "cuda":
-        with torch.autocast("cuda", getattr(torch, arguments.precision),
-                            enabled=arguments.precision != "float32"):
-            SPEED[arguments.precision] = matrix_speed("cuda")
+        torch.backends.cudnn.allow_tf32 = False  # as of matrix products: what is called float32 is
+        SPEED[arguments.precision] = matrix_speed("cuda", getattr(torch, arguments.precision))
     for paper in arguments.papers or NAMES:
-        lines = table(paper, options, arguments.case, arguments.profile)
-        print("\n".join(["", f"## {NAMES[paper]}", "", *lines]), flush=True)
+        print(f"\n## {NAMES[paper]}\n")
+        lines = []
+        for line in table(paper, options, arguments.case, arguments.profile):
+            print(line, flush=True)
+            lines.append(line)
         if arguments.write and not arguments.profile:
             write(paper, lines)
 

@@ -38,7 +38,8 @@ PAGES = [str(path.relative_to(ROOT))
          for path in sorted(ROOT.glob(pattern)) if path.name != "adding_a_paper.md"]
 ELSEWHERE = {
     "make test": "runs this", "make mutants": "runs tests often", "make crash": "takes minutes",
-    "make bench": "test_bench does, for every paper", "make fuzz": "takes long",
+    "make bench": "test_bench does, for every paper", "make endtoend": "test_endtoend does",
+    "make fuzz": "takes long",
     "make explore": "trains for hours where nothing is trained yet",
     "python -m venv": "makes an environment", ".venv/bin/python -m pip": "fetches packages",
 }
@@ -55,7 +56,11 @@ SMALL = {
     },
     "papers.pysa.evidence.camvid": {"SHOWN": (0,)},
     "tests.bench": {"ROUNDS": 1},
-    "papers.pysa.evidence.forms": {"CASES": {"small": (2, 32, 16, True, True)}},
+    "tests.endtoend": {
+        "STEPS": 1, "WARM_UP": 1, "IMAGES": 1, "ROUNDS": 1, "PHOTO": (40, 50), "FRAME": (40, 50),
+        "STREET": (40, 50), "CLASSES": (3,), "CROPS": (32,), "LARGER": {"pysa": "tiny"},
+    },
+    "papers.pysa.evidence.forms": {"CASES": {"small": (1, 32, 16, True, True)}},
     "papers.pan.evidence.forms": {"CASES": {
         "small": ("resnet18", 1, 128, False, False), "decoder": ("resnet18", 2, 128, True, True)}},
     "papers.psanet.evidence.forms": {"CASES": {

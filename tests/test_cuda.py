@@ -30,6 +30,7 @@ def test_output_and_gradients_are_those_of_the_cpu(paper, fast, training):
         assert (here - there).abs().max() <= 1e-6 * here.abs().max()
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # is a prototype
 @forms
 def test_a_forward_pass_does_not_wait(paper, fast, training):
     """PyTorch itself says so where the CPU would have to wait for the card."""
@@ -38,8 +39,8 @@ def test_a_forward_pass_does_not_wait(paper, fast, training):
     model = build(paper, fast).cuda().train(training)
     images = torch.randn(2, 3, 128, 128, device="cuda")
     model(images)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         model(images)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -2,6 +2,7 @@
 published rules."""
 
 import dataclasses
+import math
 import weakref
 
 import numpy as np
@@ -17,6 +18,7 @@ from common.inference import (
     normalise,
     predict,
     scores,
+    window_cells,
     window_starts,
 )
 
@@ -85,7 +87,7 @@ def test_a_constant_image_does_not_depend_on_the_stride():
     image, model = np.full((50, 90, 3), 77, np.uint8), Pointwise()
     assert all(torch.allclose(scores(model, image, Protocol(crop=32, stride=s)),
                               scores(model, image), atol=1e-6)
-               for s in (1, 5, 32))
+               for s in (4, 5, 32))
 
 
 @pytest.mark.parametrize("protocol", [
@@ -105,35 +107,49 @@ def test_the_number_of_windows_at_a_time_does_not_matter(protocol, monkeypatch):
     Protocol(crop=32, average="probabilities", flip=True),
     Protocol(crop=32, scales=(0.5, 1.5), flip=True), Protocol(flip=True),
 ])
-def test_tiles(protocol, monkeypatch):
-    """Cut into tiles of any size, the scores stay, and the classes are the highest of them."""
+def test_classes_are_the_highest_scores(protocol):
+    """Decided cell by cell, or strip by strip."""
     image, model = picture(60, 75), Surroundings()
-    expected = scores(model, image, protocol)
-    for tile in (7, 32, 1000):
-        monkeypatch.setattr("common.inference.TILE", tile)
-        found = scores(model, image, protocol)
-        assert torch.allclose(found, expected, atol=1e-5)
-        same = torch.from_numpy(predict(model, image, protocol)) == found.argmax(0)
-        assert same.all()
+    expected = scores(model, image, protocol).argmax(0)
+    assert torch.equal(torch.from_numpy(predict(model, image, protocol)).long(), expected)
+
+
+@pytest.mark.parametrize("size,crop,stride", [
+    ((60, 75), 32, 22), ((60, 75), 32, 7), ((64, 64), 32, 32), ((90, 33), 32, 5), ((7, 9), 32, 0)])
+@pytest.mark.parametrize("scale", [1.0, 0.6, 1.7])
+def test_cells_cover_the_result_once(size, crop, stride, scale):
+    """And none is larger than a window."""
+    copy = torch.zeros(3, *(round(side * scale) for side in size))
+    covered = torch.zeros(size)
+    with torch.inference_mode():
+        cells = [*window_cells(Pointwise(), copy, size, Protocol(crop=crop, stride=stride))]
+    for (row, column), part in cells:
+        assert part.shape[0] == 5 and max(part.shape[1:]) <= math.ceil(crop / scale) + 1
+        covered[row : row + part.shape[1], column : column + part.shape[2]] += 1
+    assert (covered == 1).all()
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_windows_need_memory_for_few_tiles(flip, monkeypatch):
-    """Of 30 x 4 tiles those of two rows of windows exist at most, and none is asked for twice."""
-    monkeypatch.setattr("common.inference.TILE", 16)
+@pytest.mark.parametrize("size", [(480, 64), (64, 480)])
+def test_what_waits_is_where_windows_overlap(size, flip, monkeypatch):
+    """Never more pixels wait than the overlap of two rows of windows and one window have, and no
+    cell is asked for twice."""
     alive, most, made = weakref.WeakSet(), [], []
     new_zeros = torch.Tensor.new_zeros
 
     def count(tensor, *shape, **kwargs):
         made.append(new_zeros(tensor, *shape, **kwargs))
         alive.add(made[-1])
-        most.append(len(alive))
+        most.append(sum(cell[0].numel() for cell in alive))
         return made.pop()
 
     monkeypatch.setattr(torch.Tensor, "new_zeros", count)
     protocol = Protocol(crop=32, average="probabilities", flip=flip)
-    predict(Pointwise(), picture(30 * 16, 4 * 16), protocol)
-    assert len(most) == 30 * 4 and max(most) <= 3 * 4
+    predict(Pointwise(), picture(*size), protocol)
+    edges = [{edge for start in window_starts(side, 32, 22) for edge in (start, start + 32)}
+             for side in size]
+    assert len(most) == math.prod(len(some) - 1 for some in edges)
+    assert max(most) <= 10 * 64 + 32 * 32
 
 
 @pytest.mark.parametrize("protocol", [

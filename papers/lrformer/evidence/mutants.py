@@ -102,12 +102,12 @@ MUTANTS = {
             "o = (a @ v).transpose(1, 2).flatten(2)",
         ),
         (
-            "layer scale of the attention left out",
+            "gamma_1 left out",
             "self.drop(scaled(y, self.scale1))",
             "self.drop(y)",
         ),
         (
-            "layer scale of the feed-forward part left out",
+            "gamma_2 left out",
             "self.drop(scaled(y, self.scale2))",
             "self.drop(y)",
         ),
@@ -132,7 +132,7 @@ MUTANTS = {
             "else x + self.position(x)",
             "else self.position(x)",
         ),
-        ("XL's extra norm inside a residual", "x = self.pre_norm(x)", "x = x + self.pre_norm(x)"),
+        ("pre_norm inside a residual", "x = self.pre_norm(x)", "x = x + self.pre_norm(x)"),
         ("XL's extra norm in other blocks", "NORMED_BLOCKS = (7, 15)", "NORMED_BLOCKS = (8, 16)"),
         ("XL's extra norm in every size", "if i == 2 and depth > 20 else ()", "if i == 2 else ()"),
         ("drop path not divided by the probability to keep", ".to(y.dtype) / keep", ".to(y.dtype)"),
@@ -169,7 +169,7 @@ MUTANTS = {
             "*(F.interpolate(c, size) for c in maps[1:])",
         ),
         ("no ReLU in the first squeeze", "self.squeeze1)).relu()", "self.squeeze1))"),
-        ("second attention of the decoder left out", "p = self.fuse2(p)", "p = p"),
+        ("second block of the decoder left out", "p = self.fuse2(p)", "p = p"),
         ("four heads in the decoder", "dict(heads=8,", "dict(heads=4,"),
         ("no norm behind the embedding", "x = self.norm(self.embed(x))", "x = self.embed(x)"),
         (

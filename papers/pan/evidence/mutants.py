@@ -57,7 +57,7 @@ MUTANTS = {
             "a3 = x3",
         ),
         (
-            "a level of the pyramid left out",
+            "C5(X2) left out of A2",
             "a2 = self.side2(x2) + enlarge(",
             "a2 = 0 * self.side2(x2) + enlarge(",
         ),
@@ -72,8 +72,8 @@ MUTANTS = {
             "return enlarge(a1, x.shape[-2:]).sigmoid()",
         ),
         ("attention added instead of multiplied", "return m * a + g", "return m + a + g"),
-        ("global branch left out", "return m * a + g", "return m * a + 0 * g"),
-        ("global branch multiplied like a gate", "return m * a + g", "return m * a * g"),
+        ("the summary g left out", "return m * a + g", "return m * a + 0 * g"),
+        ("the summary g multiplied", "return m * a + g", "return m * a * g"),
         (
             "global maximum in place of the mean",
             "g = self.pooled(x.mean((2, 3), keepdim=True))",
@@ -85,7 +85,7 @@ MUTANTS = {
             "w = self.channel(y.amax((2, 3), keepdim=True))",
         ),
         (
-            "gate on the high-level map",
+            "gate on the coarse map",
             "enlarge(y, low.shape[-2:]) + w * detail",
             "w * enlarge(y, low.shape[-2:]) + detail",
         ),

@@ -23,17 +23,17 @@ MUTANTS = {
             "a = h[:, k, l, height - 1 - k + s, width - 1 - l + t]",
         ),
         (
-            "the distributing source is read at the receiver's offset",
+            "distribute reads the offset from receiver to source",
             "a = h[:, s, t, height - 1 - s + k, width - 1 - t + l]",
             "a = h[:, s, t, height - 1 - k + s, width - 1 - l + t]",
         ),
         (
-            "the window moves with the pixel instead of against it",
+            "the rows and the columns of the mask mirrored: k with s, l with t exchanged",
             "a = h[:, k, l, height - 1 - k + s, width - 1 - l + t]",
             "a = h[:, k, l, height - 1 + k - s, width - 1 + l - t]",
         ),
         (
-            "rows and columns of the offsets exchanged",
+            "the rows of the mask mirrored",
             'torch.einsum("bckl,yxc->bklyx", q, r)',
             'torch.einsum("bckl,yxc->bklyx", q, r.flip(0))',
         ),
@@ -76,7 +76,7 @@ MUTANTS = {
             "    return aggregate(a, v, softmax, factor or math.prod(v.shape[-2:] or ",
         ),
         (
-            "offsets outside the mask get minus infinity instead of 0",
+            "the table padded with -1e9 instead of 0",
             "return F.pad(table, (0, 0, left, right, top, bottom))",
             "return F.pad(table, (0, 0, left, right, top, bottom), value=-1e9)",
         ),
@@ -97,7 +97,7 @@ MUTANTS = {
         ),
         ("float32 meets weights of lower precision", "return z.to(v.dtype) ", "return z"),
         (
-            "scores enlarged with align_corners=False",
+            "enlarged with align_corners=False",
             'mode="bilinear", align_corners=True',
             'mode="bilinear", align_corners=False',
         ),
@@ -124,7 +124,7 @@ MUTANTS = {
             "        z = [branch(x) for branch in self.branches]",
         ),
         (
-            "compact: collect transposed",
+            "compact: i and j exchanged",
             'a = h if direction == "collect" else h.mT',
             'a = h if direction != "collect" else h.mT',
         ),
@@ -197,7 +197,7 @@ MUTANTS = {
             "divisor = factor or 1",
         ),
         (
-            "the window moves with the pixel instead of against it",
+            "the window of a pixel starts W - 1 columns too early",
             "(a - 1) * columns + b - 1 :",
             "(a - 1) * columns :",
         ),
@@ -217,7 +217,7 @@ MUTANTS = {
             "of_context, of_x = weight.split([context.shape[1], x.shape[1]], dim=1)",
         ),
         (
-            "compact: collect transposed",
+            "compact: i and j exchanged",
             'if direction == "collect" else (table, q)',
             'if direction != "collect" else (table, q)',
         ),

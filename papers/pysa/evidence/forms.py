@@ -118,7 +118,8 @@ def make(form, batch, channels, side, last, train, device="cpu"):
         else:
             module = nn.ModuleList(model.PySALevel(channels, regions) for regions in (1, 2, 4, 8))
     layout = torch.channels_last if last else torch.contiguous_format
-    x, module = x.to(memory_format=layout), module.to(memory_format=layout).train(train)
+    # BatchNorm, in pyramid pooling alone, with fixed statistics: one image has one cell to average.
+    x, module = x.to(memory_format=layout), module.to(memory_format=layout).eval()
     x.requires_grad_(train)
     run = module if form in INSTEAD else lambda x: SERIES[form](x, module)
     return one_pass(lambda: run(x), [x, *module.parameters()], train)

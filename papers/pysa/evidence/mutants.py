@@ -36,7 +36,7 @@ MUTANTS = {
             "cell.clamp(0, n - 1)",
         ),
         (
-            "enlarged with align_corners=True habits: no half-pixel centre",
+            "enlarged without half-pixel centres: y N / H",
             "place = (2 * y + 1) * n - size",
             "place = 2 * y * n",
         ),
@@ -64,7 +64,7 @@ MUTANTS = {
         ),
         ("the shortcut is always taken", "if self.fast:", "if True:"),
         (
-            "series: features in front of the context",
+            "series: Z in front of X_S",
             "torch.cat([x, features], dim=1)",
             "torch.cat([features, x], dim=1)",
         ),
@@ -74,12 +74,12 @@ MUTANTS = {
             "torch.cat([x, 0 * features], dim=1)",
         ),
         (
-            "parallel: context in front of the features",
+            "parallel: Z behind the levels",
             "torch.cat([features, *context], dim=1)",
             "torch.cat([*context, features], dim=1)",
         ),
         (
-            "parallel: a level reads the levels before it",
+            "parallel: the results of the levels are added up",
             "context = [level(features) for level in self.levels]",
             "context = []\n        for level in self.levels:\n"
             "            context.append(level(features) + sum(context))",
@@ -128,7 +128,7 @@ MUTANTS = {
             "pass",
         ),
         (
-            "only the level before is added",
+            "a level reads X_0 and what the last level added, no others",
             "t = t + on_rows(pu_h[s]",
             "t = on_columns(p_w[s], narrow[s]) + on_rows(pu_h[s]",
         ),
