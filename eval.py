@@ -22,6 +22,8 @@ from pathlib import Path
 if __name__ == "__main__" and callable(signal.getsignal(signal.SIGINT)):
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C during the imports
 
+import torch
+
 import datasets
 from common import cli
 from common.errors import UserError, run
@@ -47,15 +49,13 @@ def parse():
     add("--preset", help="with --official: refuse the file if it is not of this size")
     add("--set", action="append", default=[], metavar="OPTION=VALUE", help="with --official: an "
         "option that the file does not tell, such as psa_type=distribute")
-    add("--dataset",
-        help=f"one of: {', '.join(datasets.NAMES)} (default: the one it was trained on)")
+    add("--dataset", help=f"one of: {', '.join(datasets.NAMES)} (default: that of the training)")
     add("--data", type=Path, metavar="PATH", help="folder of the dataset")
     add("--split", choices=datasets.SPLITS, help="default: val")
     add("--protocol", choices=(*PROTOCOLS, "paper"), help="default: whole")
     add("--crop-size", type=positive(int),
         help="window of sliding and multiscale (default: the training crop)")
-    add("--scales", type=factors, metavar="A,B,...",
-        help="sizes of the image to average over (default: the protocol's)")
+    add("--scales", type=factors, metavar="A,B,...", help="sizes of the image to average over")
     add("--save-predictions", type=Path, nargs="?", const=True, metavar="DIR", help="write every "
         "prediction as a PNG in the dataset's own ids (default: predictions/ beside the pictures)")
     add("--image", type=Path, metavar="FILE",
@@ -158,14 +158,14 @@ def main():
     model, config, recipe, out = weights.load_network(
         arguments.checkpoint, arguments.official, arguments.paper, arguments.preset, arguments.set,
         arguments.dataset)
-    model.to(device)
+    model.to(device, memory_format=torch.channels_last)  # as in training: faster
     if arguments.summary:
         side = arguments.crop_size or recipe.crop_size
         return describe.print_summary(model.to("meta"), config, side)
     if not config.get("classes"):  # official files do not tell them
         config["classes"] = [f"class {number}" for number in range(config["num_classes"])]
         config["palette"] = palette(config["num_classes"])
-    own = None if arguments.image or arguments.data else weights.own_data(out)
+    own = not (arguments.image or arguments.data) and weights.own_data(out)
     if own and arguments.dataset in (None, config["dataset"]):
         print(f"data: {own}, those of the training")
         arguments.data = own

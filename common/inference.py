@@ -120,18 +120,18 @@ def window_cells(model, image, size, protocol):
     starts = [window_starts(side, crop, stride) for side in image.shape[-2:]]
     rows, columns = (cut(some, crop, *lengths)
                      for some, *lengths in zip(starts, sides, size, before, strict=True))
-    corners, over, cells = list(itertools.product(*starts)), torch.zeros_like(image[0]), {}
+    over = [sum(F.pad(image.new_ones(crop), (n, side - crop - n)) for n in some)
+            for some, side in zip(starts, image.shape[-2:], strict=True)]
+    corners, cells = list(itertools.product(*starts)), {}
     if sides[1] > sides[0]:  # along the shorter side, so that few cells wait at a time
         corners.sort(key=lambda corner: corner[::-1])
-    for y, x in corners:
-        over[y : y + crop, x : x + crop] += 1
     missing = Counter(key for y, x in corners for key in itertools.product(rows[y], columns[x]))
     batch = max(1, PIXELS_AT_ONCE // crop**2)
     for first in range(0, len(corners), batch):
         part = corners[first : first + batch]
         windows = torch.stack([image[:, y : y + crop, x : x + crop] for y, x in part])
         for (y, x), scores in zip(part, window_scores(model, windows, protocol), strict=True):
-            scores /= over[y : y + crop, x : x + crop]
+            scores /= over[0][y : y + crop, None] * over[1][x : x + crop]
             for key in itertools.product(rows[y], columns[x]):
                 places = rows[y][key[0]], columns[x][key[1]]
                 if key not in cells:

@@ -4,8 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import torch
-
 from common import checkpoint
 from common.cli import load_paper, papers
 from common.errors import UserError
@@ -106,8 +104,7 @@ def own_data(run):
 
 def load_network(run, official=None, paper=None, preset=None, pairs=(), dataset=None):
     """(model in evaluation mode, config, recipe, folder for pictures) of a run or an official file,
-    of which one is given. The rest are flags, see above. Raises UserError. In memory the model has
-    its channels last, as in training: it is faster so."""
+    of which one is given. The rest are flags, see above. Raises UserError."""
     if (run is None) == (official is None):
         raise UserError("give either a CHECKPOINT of train.py or --official FILE with --paper NAME")
     if official:
@@ -125,4 +122,4 @@ def load_network(run, official=None, paper=None, preset=None, pairs=(), dataset=
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the weights do not fit {config['paper']}: {reason}") from None
     check_finite(model, official or run)
-    return model.eval().to(memory_format=torch.channels_last), config, recipe, folder
+    return model.eval(), config, recipe, folder
