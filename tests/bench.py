@@ -97,6 +97,8 @@ def rounded(number):
 
 def ratio(first, this, clock):
     """"1.50 (1.45 to 1.52)": of the seconds of each round; clock: 0, or 1 for processors."""
+    if this is first:
+        return "1"
     values = [a[clock] / b[clock] for a, b in zip(first, this, strict=True)]
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
