@@ -47,7 +47,7 @@ class Recipe:
 
 
 def make_optimizer(model, recipe):
-    """SGD or AdamW with up to four groups: backbone or not, decayed or not."""
+    """SGD or AdamW, each in one kernel, with up to four groups: backbone or not, decayed or not."""
     groups = {}
     for name, parameter in model.named_parameters():
         factor = 1.0 if name.startswith("backbone.") else recipe.head_lr
@@ -55,8 +55,8 @@ def make_optimizer(model, recipe):
         group = {"params": [], "factor": factor, "weight_decay": decay}
         groups.setdefault((factor, decay), group)["params"].append(parameter)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups.values(), lr=recipe.lr, momentum=recipe.momentum)
-    return torch.optim.AdamW(groups.values(), lr=recipe.lr)
+        return torch.optim.SGD(groups.values(), recipe.lr, momentum=recipe.momentum, fused=True)
+    return torch.optim.AdamW(groups.values(), recipe.lr, fused=True)
 
 
 def set_learning_rate(optimizer, recipe, step):
