@@ -176,7 +176,7 @@ COMMON = {
          'factor = 1.0 if name.startswith("backbone.") else recipe.head_lr',
          'factor = recipe.head_lr if name.startswith("backbone.") else 1.0'),
         ("all layers learn at one rate", 'recipe.lr * group["factor"] *', "recipe.lr *"),
-        ("SGD runs without momentum", ", momentum=recipe.momentum)", ")"),
+        ("SGD runs without momentum", ", momentum=recipe.momentum,", ","),
         ("nothing is decayed unless the recipe names what is not",
          "if any(part in name", "if all(part in name"),
         ("AdamW decays through the gradient, as Adam does",
