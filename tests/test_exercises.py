@@ -453,7 +453,7 @@ def test_hints_on_points(name, function, words):
 def test_known_mistakes_are_named():
     """A student's mistake that is one of the paper's mutants is called by its name."""
     paper, name = "psanet", "distribute"
-    what = "the distributing source is read at the receiver's offset"
+    what = "distribute reads the offset from receiver to source"
     [mutant] = [function for known, function in judge.mutants_of(paper, name) if known == what]
     assert what in wrong(paper, name, lambda right, *arguments: mutant(*arguments))
 
