@@ -22,6 +22,7 @@ import platform
 import re
 import statistics
 import sys
+import textwrap
 from pathlib import Path
 
 import torch
@@ -186,6 +187,7 @@ def write(paper, lines):
     text, begin = path.read_text(encoding="utf-8"), BEGIN.format(paper)
     before, _, rest = text.partition(begin)
     after = rest.partition(END)[2]
+    lines = [line if line.startswith("|") else textwrap.fill(line, 100) for line in lines]
     path.write_text(f"{before}{begin}\n\n" + "\n".join(lines) + f"\n\n{END}{after}",
                     encoding="utf-8", newline="\n")
 
