@@ -72,8 +72,7 @@ def parse():
 def choose_protocol(arguments, config, recipe):
     """The Protocol that the flags ask for. Raises UserError if the paper has none for the dataset.
 
-    recipe: how the network was trained: the crop is the default window, and images are seen at the
-    same scale.
+    recipe: of the training, whose crop is the default window, and whose scale that of images.
     """
     name = arguments.dataset or config["dataset"]
     if arguments.protocol == "paper":
@@ -83,13 +82,14 @@ def choose_protocol(arguments, config, recipe):
             raise UserError(f"--protocol paper: none is known for {config['paper']} on "
                             f"{name or 'one picture'}; --dataset with one: "
                             + (", ".join(known) or "none"))
-        crop = arguments.crop_size or protocol.crop
+        if arguments.crop_size and not protocol.crop:
+            raise UserError(f"--crop-size: {config['paper']} has no windows on {name}")
+        crop, scales = arguments.crop_size or protocol.crop, protocol.scales
     else:
         protocol = PROTOCOLS[arguments.protocol]
         crop = protocol.crop and (arguments.crop_size or recipe.crop_size)
         scales = tuple(scale * recipe.test_scale for scale in protocol.scales)
-        protocol = dataclasses.replace(protocol, scales=scales)
-    return dataclasses.replace(protocol, crop=crop, scales=arguments.scales or protocol.scales)
+    return dataclasses.replace(protocol, crop=crop, scales=arguments.scales or scales)
 
 
 def attend(model, config, arguments, protocol, out, device):

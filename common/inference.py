@@ -33,8 +33,8 @@ class Protocol:
     """
 
     fit: tuple = ()  # (long, short): resized to just fit into this box first; () = its own size
-    multiple: int = 1  # then each side is resized up to a multiple of this
-    scales: tuple = (1.0,)  # factors on that size; the probabilities of all are averaged
+    multiple: int = 1  # after the scales: each side is resized up to a multiple of this
+    scales: tuple = (1.0,)  # factors on that size; their probabilities are added
     flip: bool = False  # whether the mirror image of each joins in
     crop: int = 0  # side of the windows in pixels, 0 = the whole image at once
     stride: int = 0  # pixels between windows, 0 = two thirds of the crop, rounded up
@@ -116,7 +116,7 @@ def window_cells(model, image, size, protocol):
     """
     sides, crop = tuple(image.shape[-2:]), protocol.crop
     image, before = pad(image, crop, protocol.centre)
-    stride = protocol.stride or math.ceil(crop * 2 / 3)
+    stride = min(crop, protocol.stride or math.ceil(crop * 2 / 3))  # no gaps
     starts = [window_starts(side, crop, stride) for side in image.shape[-2:]]
     rows, columns = (cut(some, crop, *lengths)
                      for some, *lengths in zip(starts, sides, size, before, strict=True))

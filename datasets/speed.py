@@ -53,7 +53,7 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # as in a worker of the loader
     dataset, side = load(arguments.name, arguments.root, "train"), arguments.crop_size
-    print(f"| augmentation to {side} x {side} | images/s on one core |\n|---|---|")
+    print(f"| augmentation to {side} x {side} | images/s |\n|---|---|")
     for name, settings in FAMILIES.items():
         started = time.perf_counter()
         for number in range(arguments.images):

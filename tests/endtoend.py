@@ -267,9 +267,9 @@ def norms(data):
 
 
 TABLES = {
-    "training": ["scenes or dataset", "workers", "paper", "images/s", "network", "data",
+    "training": ["scenes", "workers", "paper", "images/s", "network", "data",
                  "to the device", "optimiser", "rest"],
-    "evaluation": ["scenes or dataset", "paper", "images/s", "outside the network"],
+    "evaluation": ["scenes", "paper", "images/s", "outside the network"],
     "outside": ["protocol", *(f"{n} classes" for n in CLASSES)],
     "memory": ["network", "classes", "windows of", "extra memory"],
     "multiscale": ["program", "classes", "time", "extra memory"],

@@ -71,7 +71,7 @@ def test_a_window_as_large_as_the_image_is_the_whole_image(network, size):
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
-@pytest.mark.parametrize("crop,stride", [(32, 0), (32, 32), (40, 7), (100, 0)])
+@pytest.mark.parametrize("crop,stride", [(32, 0), (32, 32), (40, 7), (100, 0), (32, 50)])
 def test_windows_do_not_matter_to_a_pointwise_network(average, crop, stride):
     image, model = picture(45, 70), Pointwise()
     expected = scores(model, image)

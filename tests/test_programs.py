@@ -219,6 +219,9 @@ def test_the_paper_protocol_belongs_to_dataset_and_size(monkeypatch):
     assert eval_program.choose_protocol(arguments, config, Recipe()).fit == (2560, 640)
     with pytest.raises(UserError, match="none is known for lrformer on camvid"):
         eval_program.choose_protocol(arguments, {**config, "dataset": "camvid"}, Recipe())
+    arguments.crop_size = 256
+    with pytest.raises(UserError, match="--crop-size: lrformer has no windows on ade20k"):
+        eval_program.choose_protocol(arguments, config, Recipe())
 
 
 def test_scoring(monkeypatch, tmp_path, capsys):
