@@ -8,7 +8,7 @@ training    images per second of train.py, and the shares of a step that are for
             gradients; getting the batch; preparing it on the device; the optimiser
 evaluation  images per second of eval.py, and the share outside the network
 outside     time outside the network, as a multiple of the time in it, by protocol and classes
-memory      peak of a process that segments a photo in windows
+memory      what segmenting a photo in windows takes beyond program, network and photo
 multiscale  six scales and mirror images of 2048 x 1024 pixels, beside the plainest correct program
 norms       how many times as long a forward pass takes as one without any BatchNorm: what folding
             it into the convolutions could gain at most
@@ -33,6 +33,7 @@ from torch import nn
 
 import datasets
 import train
+from common import loop
 from common.inference import SIX_SCALES, Protocol, evaluate, normalise, predict
 from papers.options import build_model
 from studies.measure import markdown, peak_memory, turns
@@ -60,9 +61,8 @@ def timed(seconds, name, function):
 
 
 def a_training(flags):
-    """(seconds by part and in all, images) of the steps of train.py after the warm-up."""
-    seconds, real_batches, real_optimizer = Counter(), train.batches, train.train.__globals__[
-        "make_optimizer"]
+    """Seconds by part, and of "all", of the steps of train.py after the warm-up."""
+    seconds, real_batches, real_optimizer = Counter(), train.batches, loop.make_optimizer
 
     @contextlib.contextmanager
     def batches(*arguments, **named):
@@ -85,11 +85,11 @@ def a_training(flags):
             setattr(optimizer, name, timed(seconds, "optimiser", getattr(optimizer, name)))
         return optimizer
 
-    loop = train.train.__globals__
     with (tempfile.TemporaryDirectory() as folder, mock.patch.object(train, "batches", batches),
-          mock.patch.dict(loop, make_optimizer=make_optimizer,
-                          normalise=timed(seconds, "device", loop["normalise"]),
-                          add_gradients=timed(seconds, "network", loop["add_gradients"])),
+          mock.patch.multiple(
+              loop, make_optimizer=make_optimizer,
+              normalise=timed(seconds, "device", loop.normalise),
+              add_gradients=timed(seconds, "network", loop.add_gradients)),
           mock.patch.object(sys, "argv", ["train.py", *flags, f"--out={folder}/run",
                                           f"--eval-every={10**6}", "--device=cpu"]),
           contextlib.redirect_stdout(io.StringIO()),
@@ -120,7 +120,7 @@ def pysa(classes):
     return network.eval().to(memory_format=torch.channels_last)
 
 
-def share_outside(network, images, run):
+def share_outside(network, run):
     """(seconds, those outside the network) of run(network)."""
     seconds = Counter()
     with mock.patch.object(network, "forward", timed(seconds, "network", network.forward)):
@@ -138,7 +138,7 @@ def evaluation(data):
             network = build_model(paper, "tiny", count, {}).to(memory_format=torch.channels_last)
             for _ in range(2):  # the first one warms up
                 total, outside = share_outside(
-                    network, dataset, lambda net: evaluate(net, dataset, count))  # noqa: B023
+                    network, lambda net: evaluate(net, dataset, count))  # noqa: B023
             yield [place, NAMES[paper], f"{len(dataset) / total:.1f}", f"{outside / total:.1%}"]
 
 
@@ -152,13 +152,14 @@ def outside(data):
     image = picture(FRAME)
     for name, protocol in (
             ("`whole`", Protocol()), (f"`sliding` ({CROPS[0]})", Protocol(crop=CROPS[0])),
+            (f"`sliding` ({CROPS[0]}), scale 0.7", Protocol(crop=CROPS[0], scales=(0.7,))),
             ("`whole`, scales 0.5, 1, 1.5", Protocol(scales=(0.5, 1.0, 1.5)))):
         row = [name]
         for classes in CLASSES:
             network, ratios = pysa(classes), []
             for _ in range(ROUNDS):
                 total, rest = share_outside(
-                    network, [image], lambda net: predict(net, image, protocol))  # noqa: B023
+                    network, lambda net: predict(net, image, protocol))  # noqa: B023
                 ratios.append(rest / (total - rest))
             row.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
         yield row

@@ -36,14 +36,14 @@ def test_training(run, monkeypatch):
     for row in rows:
         shares = [float(cell.rstrip("%")) for cell in row[4:]]
         assert len(row) == len(headings) and sum(shares) == pytest.approx(100, abs=0.3)
-        assert shares[0] > 30 and min(shares) >= 0
+        assert min(shares) >= 0
 
 
 def test_evaluation(run):
     _, *rows = run("evaluation", "outside", "norms")
     assert [row[1] for row in rows[:5]] == [*endtoend.NAMES.values()]
     assert all(0 < float(row[-1].rstrip("%")) < 100 for row in rows[:5])
-    assert len([row for row in rows if row[0].startswith("`")]) == 3
+    assert len([row for row in rows if row[0].startswith("`")]) == 4
 
 
 def test_memory_and_scales(run):
