@@ -82,5 +82,4 @@ def check_finite(loss, norm, scaler, run):
     raise UserError(
         f"the loss became {loss}, the norm of its gradient {norm}, in step {run.step}; nothing was "
         f"learned from it, and {run.out / 'last.pt'} holds the last good state. A smaller --lr "
-        f"than {run.recipe.lr:g} is the usual cure, in a new run: --out DIR"
-    )
+        f"than {run.recipe.lr:g} is the usual cure, in a new run: --out DIR")

@@ -91,80 +91,85 @@ def window_scores(model, windows, protocol):
     return scores
 
 
-def whole_scores(model, image, size, protocol):
-    """Those of a copy of an image in one pass. [3, h, w] -> [K, *size]."""
-    (height, width), (image, (top, left)) = image.shape[-2:], pad(image, SMALLEST, protocol.centre)
-    scores = window_scores(model, image[None], protocol)
-    return resize(scores[..., top : top + height, left : left + width], size)[0]
-
-
-def pad(image, crop, centre):
-    """(at least crop x crop pixels, filled up with the mean colour; where `image` begins)."""
-    missing = [max(0, crop - side) for side in image.shape[-2:]]
+def pad(image, least, centre):
+    """(an image of at least `least` pixels, filled up with the mean colour; where it begins)."""
+    missing = [max(0, wanted - side) for wanted, side in zip(least, image.shape[-2:], strict=True)]
     top, left = before = [m // 2 if centre else 0 for m in missing]
     if any(missing):
         image = F.pad(image, (left, missing[1] - left, top, missing[0] - top))
     return image, before
 
 
-def window_cells(model, image, size, protocol):
+def window_strips(model, image, size, protocol):
     """Run the windows of a copy of an image, average where they overlap, resize to `size`.
 
-    image: [3, h, w]. Yields ((row, column) of the first pixel, scores [K, h, w]) of each cell, the
-    pixels of the result between edges of windows, once its last window is in: what waits is where
-    windows overlap. Resizing is linear, so windows are added at the final resolution.
+    image: [3, h, w]. Yields the `strips` of a cell, the pixels of the result between edges of
+    windows, once the last window that it needs is in: what waits is where windows overlap.
     """
-    sides, crop = tuple(image.shape[-2:]), protocol.crop
-    image, before = pad(image, crop, protocol.centre)
-    stride = min(crop, protocol.stride or math.ceil(crop * 2 / 3))  # no gaps
-    starts = [window_starts(side, crop, stride) for side in image.shape[-2:]]
-    rows, columns = (cut(some, crop, *lengths)
-                     for some, *lengths in zip(starts, sides, size, before, strict=True))
+    sides = image.shape[-2:]
+    crops = height, width = [protocol.crop or max(side, SMALLEST) for side in sides]
+    image, before = pad(image, crops, protocol.centre)
+    strides = [min(crop, protocol.stride or math.ceil(crop * 2 / 3)) for crop in crops]  # no gaps
+    starts = [*map(window_starts, image.shape[-2:], crops, strides)]
+    (rows, in_y), (columns, in_x) = map(cut, starts, crops, sides, size, before)
     over = [sum(F.pad(image.new_ones(crop), (n, side - crop - n)) for n in some)
-            for some, side in zip(starts, image.shape[-2:], strict=True)]
+            for some, crop, side in zip(starts, crops, image.shape[-2:], strict=True)]
     corners, cells = list(itertools.product(*starts)), {}
-    if sides[1] > sides[0]:  # along the shorter side, so that few cells wait at a time
-        corners.sort(key=lambda corner: corner[::-1])
-    missing = Counter(key for y, x in corners for key in itertools.product(rows[y], columns[x]))
-    batch = max(1, PIXELS_AT_ONCE // crop**2)
+    corners.sort(key=lambda yx: yx[::-1] if sides[1] > sides[0] else yx)  # few cells wait so
+    missing = Counter(key for y, x in corners for key in itertools.product(in_y[y], in_x[x]))
+    batch = max(1, PIXELS_AT_ONCE // (height * width))
     for first in range(0, len(corners), batch):
         part = corners[first : first + batch]
-        windows = torch.stack([image[:, y : y + crop, x : x + crop] for y, x in part])
+        windows = torch.stack([image[:, y : y + height, x : x + width] for y, x in part])
         for (y, x), scores in zip(part, window_scores(model, windows, protocol), strict=True):
-            scores /= over[0][y : y + crop, None] * over[1][x : x + crop]
-            for key in itertools.product(rows[y], columns[x]):
-                places = rows[y][key[0]], columns[x][key[1]]
-                if key not in cells:
-                    cells[key] = scores.new_zeros(*map(len, places), len(scores)).movedim(-1, 0)
-                cells[key] += look_up(scores, *places, size == sides)
-                missing[key] -= 1
+            if len(corners) > 1:
+                scores /= over[0][y : y + height, None] * over[1][x : x + width]
+            for key in itertools.product(in_y[y], in_x[x]):
+                missing[key], at = missing[key] - 1, (rows[key[0]], columns[key[1]])
+                (to_y, from_y), (to_x, from_x) = in_y[y][key[0]], in_x[x][key[1]]
+                piece = scores[:, from_y, from_x].movedim(0, -1)
+                if missing[key] and key not in cells:
+                    cells[key] = piece.new_zeros(*(math.ceil(p[-1]) + 1 for p in at), len(scores))
+                if key in cells:
+                    cells[key][to_y, to_x] += piece
                 if not missing[key]:
-                    yield key, cells.pop(key)
-        del scores  # or the next windows would be computed beside these
+                    yield from strips(cells.pop(key, piece), key, *at)
+        scores = piece = None  # or the next windows would be computed beside these
 
 
 def cut(starts, crop, side, target, before):
-    """Where the pixels of cells lie in windows, along one axis of a result of `target` pixels and a
-    copy of `side` pixels that begins at `before`: {start of a window: {start of a cell: places}}.
-    """
-    places = (torch.arange(target, dtype=torch.float64) + 0.5) * side / target - 0.5
-    places = places.clamp(0, side - 1) + before
-    reach = [[int((places <= n - 1).sum()), int((places < n + crop).sum())] for n in starts]
-    edges = sorted({*sum(reach, [])})
-    return {start: {a: places[a:b] - start for a, b in itertools.pairwise(edges) if low <= a < high}
-            for start, (low, high) in zip(starts, reach, strict=True)}
+    """The cells along an axis, of a result of `target` pixels and a copy of `side` pixels that
+    begins at `before`: {first pixel: places, from the first pixel of the copy that it needs}, and
+    {start of a window: {first pixel of a cell: (where in the cell, where in the window)}}."""
+    where = (torch.arange(target, dtype=torch.float64) + 0.5) * side / target - 0.5
+    where, cells, windows = where.clamp(0, side - 1) + before, {}, {start: {} for start in starts}
+    # What lies between two pixels of a copy of another size needs both.
+    edges = {edge for n in starts for edge in (n - (side != target), n, n + crop)}
+    bounds = torch.searchsorted(where, torch.tensor(sorted(edges), dtype=where.dtype)).tolist()
+    for a, b in itertools.pairwise(sorted({*bounds})):
+        low, high = int(where[a]), math.ceil(where[b - 1]) + 1
+        cells[a] = where[a:b] - low
+        for n in starts:
+            if n < high and low < n + crop:  # slices end where cell or window ends
+                windows[n][a] = (slice(max(n - low, 0), n + crop - low),
+                                 slice(max(low - n, 0), high - n))
+    return cells, windows
 
 
-def look_up(scores, y, x, same_size):
-    """Scores [K, h, w] at places: bilinear, zeros around. same_size: places are whole numbers."""
-    top, left, more = int(y[0]), int(x[0]), 1 if same_size else 2
-    scores = scores[:, top : int(y[-1]) + more, left : int(x[-1]) + more]
-    if same_size:
-        return scores
-    y, x = ((2 * places + 1) / side - 1
-            for places, side in zip((y - top, x - left), scores.shape[-2:], strict=True))
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).to(scores)
-    return F.grid_sample(scores[None], grid[None], align_corners=False)[0]
+def strips(scores, corner, y, x):
+    """Yields ((row, column) of the first pixel, scores [K, rows, columns]) of strips of a result
+    that begins at `corner`: scores [h, w, K] at places y, x, bilinear. `F.grid_sample` takes five
+    times as long, since it does not read what a pixel has of all classes at once."""
+    for number, some in enumerate(y.split(STRIP)):
+        top, bottom = int(some[0]), math.ceil(some[-1]) + 1
+        strip = scores[top:bottom]
+        for axis, where in enumerate((some - top, x)):
+            if not where.equal(torch.arange(strip.shape[axis], dtype=where.dtype)):
+                low, high = (strip.index_select(axis, pixels.long().to(strip.device))
+                             for pixels in (where.floor(), where.ceil()))
+                weight = where.frac().to(strip).view(-1, *[1] * (2 - axis))
+                strip = low.lerp_(high, weight)
+        yield (corner[0] + number * STRIP, corner[1]), strip.movedim(-1, 0)
 
 
 def copies(protocol):
@@ -185,14 +190,12 @@ def parts(model, image, protocol, device):
         stretched = [math.ceil(n / protocol.multiple) * protocol.multiple for n in scaled]
         copy = resize(resize(x[None], scaled), stretched)[0]
         copy = copy.flip(-1) if mirrored else copy
-        found = (window_cells(model, copy, size, protocol) if protocol.crop
-                 else [((0, 0), whole_scores(model, copy, size, protocol))])
-        for (row, column), whole in found:
-            column = size[1] - column - whole.shape[-1] if mirrored else column
-            for number, part in enumerate(whole.split(STRIP, dim=1)):
-                if len(seen) > 1 and protocol.average == "logits":
-                    part = part.movedim(0, -1).softmax(-1).movedim(-1, 0)
-                yield (row + number * STRIP, column), part.flip(-1) if mirrored else part
+        for (row, column), part in window_strips(model, copy, size, protocol):
+            if len(seen) > 1 and protocol.average == "logits":
+                part = part.movedim(0, -1).softmax(-1).movedim(-1, 0)
+            if mirrored:
+                part, column = part.flip(-1), size[1] - column - part.shape[-1]
+            yield (row, column), part
 
 
 def scores(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
@@ -226,8 +229,8 @@ def evaluate(model, dataset, num_classes, protocol=PROTOCOLS["whole"], device="c
     """
     model.eval()
     matrix, kept, rank = ConfusionMatrix(num_classes), [], processes.rank()
-    indices = range(rank, len(dataset), processes.count())
-    for index in tqdm(indices, description, unit="image", leave=False, disable=rank > 0, delay=1):
+    for index in tqdm(range(rank, len(dataset), processes.count()), description, unit="image",
+                      leave=False, disable=rank > 0, delay=1):
         image, label = dataset[index]
         prediction = predict(model, image, protocol, device)
         matrix.update(prediction, label)

@@ -77,11 +77,9 @@ class ConfusionMatrix:
     def table(self, classes):
         """The per-class scores as readable lines."""
         width = max(len(name) for name in classes)
-        lines = [f"{'class'.ljust(width)}    IoU"]
-        lines += [f"{name.ljust(width)}  {value:5.1%}"
-                  for name, value in zip(classes, self.iou, strict=True)]
-        accuracy = f"pixel accuracy {self.pixel_accuracy:.1%}"
-        lines.append(f"{'mIoU'.ljust(width)}  {self.miou:5.1%}   {accuracy}")
+        lines = [f"{'class'.ljust(width)}    IoU", *(
+            f"{name.ljust(width)}  {iou:5.1%}" for name, iou in zip(classes, self.iou, strict=True)
+        ), f"{'mIoU'.ljust(width)}  {self.miou:5.1%}   pixel accuracy {self.pixel_accuracy:.1%}"]
         if missing := int(np.isnan(self.iou).sum()):
             lines.append(f"left out: {missing} of {len(classes)} classes, which do not occur; "
                          f"counted as 0: {self.mean_iou(absent=0):.1%}")

@@ -2,6 +2,7 @@
 published rules."""
 
 import dataclasses
+import itertools
 import math
 import weakref
 
@@ -18,8 +19,8 @@ from common.inference import (
     normalise,
     predict,
     scores,
-    window_cells,
     window_starts,
+    window_strips,
 )
 
 WHOLE = PROTOCOLS["whole"]
@@ -122,7 +123,7 @@ def test_cells_cover_the_result_once(size, crop, stride, scale):
     copy = torch.zeros(3, *(round(side * scale) for side in size))
     covered = torch.zeros(size)
     with torch.inference_mode():
-        cells = [*window_cells(Pointwise(), copy, size, Protocol(crop=crop, stride=stride))]
+        cells = [*window_strips(Pointwise(), copy, size, Protocol(crop=crop, stride=stride))]
     for (row, column), part in cells:
         assert part.shape[0] == 5 and max(part.shape[1:]) <= math.ceil(crop / scale) + 1
         covered[row : row + part.shape[1], column : column + part.shape[2]] += 1
@@ -130,26 +131,32 @@ def test_cells_cover_the_result_once(size, crop, stride, scale):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("size", [(480, 64), (64, 480)])
-def test_what_waits_is_where_windows_overlap(size, flip, monkeypatch):
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("sides", [(252, 208), (208, 252)])  # whole numbers of strides
+def test_what_waits_is_where_windows_overlap(sides, scale, flip, monkeypatch):
     """Never more pixels wait than the overlap of two rows of windows and one window have, and no
-    cell is asked for twice."""
-    alive, most, movedim = weakref.WeakSet(), [], torch.Tensor.movedim
+    cell is made twice, nor for one window alone."""
+    alive, most, new_zeros = weakref.WeakSet(), [], torch.Tensor.new_zeros
 
-    def count(tensor, *dims):  # the cells are made with their classes last, and turned
-        made = movedim(tensor, *dims)
-        if tensor.shape[-1] == 5:
+    def count(tensor, *size):
+        made = new_zeros(tensor, *size)
+        if size[-1] == 5:  # a cell
             alive.add(made)
-            most.append(sum(cell[0].numel() for cell in alive))
+            most.append(sum(cell[..., 0].numel() for cell in alive))
         return made
 
-    monkeypatch.setattr(torch.Tensor, "movedim", count)
-    protocol = Protocol(crop=32, average="probabilities", flip=flip)
-    predict(Pointwise(), picture(*size), protocol)
-    edges = [{edge for start in window_starts(side, 32, 22) for edge in (start, start + 32)}
-             for side in size]
-    assert len(most) == math.prod(len(some) - 1 for some in edges)
-    assert max(most) <= 10 * 64 + 32 * 32 + 12 * 12  # and one that is just decided
+    monkeypatch.setattr(torch.Tensor, "new_zeros", count)
+    protocol = Protocol(crop=32, scales=(scale,), average="probabilities", flip=flip)
+    predict(Pointwise(), picture(*(round(side / scale) for side in sides)), protocol)
+    covered = []
+    for side in sides:
+        starts = window_starts(side, 32, 22)
+        edges = sorted({edge for n in starts for edge in (n, n + 32)})
+        covered.append([sum(n <= edge < n + 32 for n in starts) for edge in edges[:-1]])
+    if scale == 1:
+        assert len(most) == sum(a * b > 1 for a, b in itertools.product(*covered))
+    # Two rows more where a pixel lies between two of the copy, and a cell that is just decided.
+    assert max(most) <= (10 + 2 * (scale != 1)) * min(sides) + 32 * 32 + 12 * 12
 
 
 @pytest.mark.parametrize("protocol", [
