@@ -169,9 +169,10 @@ def table(paper, options, only="", profiles=False):
     """Yields the lines that are printed about one paper, those of a case once it is measured."""
     forms = importlib.import_module(f"papers.{paper}.evidence.forms")
     share = ["% of a matrix product's speed"] * (options["device"] != "cpu")
+    plain = options["precision"] == "float32" and not options["compiled"]
     yield (f"{machine(options['device'])}. {options['precision']}"
            f"{', compiled' * options['compiled']}, {ROUNDS} rounds; outputs may "
-           f"differ by {TOLERANCE[options['precision']]:g}, in float64 by {EXACT:g}.")
+           f"differ by {TOLERANCE[options['precision']]:g}{f', in float64 by {EXACT:g}' * plain}.")
     for name, case in forms.CASES.items():
         if only in name:
             yield ""
