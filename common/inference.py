@@ -19,7 +19,7 @@ from .metrics import ConfusionMatrix
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in 0..1
 SMALLEST = 32  # pixels per side that every network here accepts
 PIXELS_AT_ONCE = 512 * 512  # in a batch of windows
-STRIP = 16  # rows, of what is decided or added at once: few enough for the cache
+STRIP = 2**19  # numbers that are decided or added at once: few enough for the cache
 SIX_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
@@ -160,16 +160,16 @@ def strips(scores, corner, y, x):
     """Yields ((row, column) of the first pixel, scores [K, rows, columns]) of strips of a result
     that begins at `corner`: scores [h, w, K] at places y, x, bilinear. `F.grid_sample` takes five
     times as long, since it does not read what a pixel has of all classes at once."""
-    for number, some in enumerate(y.split(STRIP)):
-        top, bottom = int(some[0]), math.ceil(some[-1]) + 1
-        strip = scores[top:bottom]
-        for axis, where in enumerate((some - top, x)):
+    rows = max(1, STRIP // (len(x) * scores.shape[-1]))
+    for number, some in enumerate(y.split(rows)):
+        strip = scores[int(some[0]) : math.ceil(some[-1]) + 1]
+        for axis, where in enumerate((some - some[0].floor(), x)):
             if not where.equal(torch.arange(strip.shape[axis], dtype=where.dtype)):
                 low, high = (strip.index_select(axis, pixels.long().to(strip.device))
                              for pixels in (where.floor(), where.ceil()))
                 weight = where.frac().to(strip).view(-1, *[1] * (2 - axis))
                 strip = low.lerp_(high, weight)
-        yield (corner[0] + number * STRIP, corner[1]), strip.movedim(-1, 0)
+        yield (corner[0] + number * rows, corner[1]), strip.movedim(-1, 0)
 
 
 def copies(protocol):

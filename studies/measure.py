@@ -112,6 +112,7 @@ def _high_water():
 def _peak(make, arguments):
     torch.set_num_threads(1)
     function = make(*arguments)
+    function()  # PyTorch loads what it needs, up to 40 MiB
     if Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")  # lower the mark to what is held now
     before = _high_water()
@@ -120,8 +121,9 @@ def _peak(make, arguments):
 
 
 def peak_memory(make, *arguments, device="cpu"):
-    """Extra peak memory in MiB of calling the function that `make(*arguments)` returns; on the CPU
-    in a fresh process. make: at the top level of a module; what it allocates is not counted."""
+    """Extra peak memory in MiB of the second call of the function that `make(*arguments)` returns;
+    on the CPU in a fresh process. make: at the top level of a module; what it allocates is not
+    counted."""
     if device == "cpu":
         os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # else freed blocks are used by chance
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

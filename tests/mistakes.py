@@ -59,7 +59,7 @@ COMMON = {
          "where + before"),
         ("cells take their scores from the first pixels of a window",
          "slice(max(low - n, 0), high - n)", "slice(0, high - max(low, n))"),
-        ("all strips lie at the top", "corner[0] + number * STRIP", "corner[0]"),
+        ("all strips lie at the top", "corner[0] + number * rows", "corner[0]"),
         ("of what lies between two windows the second one has no say",
          "math.ceil(where[b - 1]) + 1", "int(where[b - 1]) + 1"),
         ("scores are enlarged by those of the nearest pixel", "where.frac()",

@@ -108,10 +108,11 @@ def test_the_number_of_windows_at_a_time_does_not_matter(protocol, monkeypatch):
     Protocol(crop=32, average="probabilities", flip=True),
     Protocol(crop=32, scales=(0.5, 1.5), flip=True), Protocol(flip=True),
 ])
-def test_classes_are_the_highest_scores(protocol):
-    """Decided cell by cell, or strip by strip."""
+def test_classes_are_the_highest_scores(protocol, monkeypatch):
+    """Decided cell by cell and strip by strip, here of a few rows."""
     image, model = picture(60, 75), Surroundings()
     expected = scores(model, image, protocol).argmax(0)
+    monkeypatch.setattr("common.inference.STRIP", 2000)
     assert torch.equal(torch.from_numpy(predict(model, image, protocol)).long(), expected)
 
 
