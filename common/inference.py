@@ -114,8 +114,10 @@ def window_strips(model, image, size, protocol):
     (rows, in_y), (columns, in_x) = map(cut, starts, crops, sides, size, before)
     over = [sum(F.pad(image.new_ones(crop), (n, side - crop - n)) for n in some)
             for some, crop, side in zip(starts, crops, image.shape[-2:], strict=True)]
-    corners, cells = list(itertools.product(*starts)), {}
-    corners.sort(key=lambda yx: yx[::-1] if sides[1] > sides[0] else yx)  # few cells wait so
+    # Along the shorter side, and the last two rows together, which overlap most: few cells wait.
+    long, cells = int(sides[1] > sides[0]), {}
+    corners = sorted(itertools.product(*starts),
+                     key=lambda yx: (min(yx[long], *starts[long][-2:]), yx[1 - long]))
     missing = Counter(key for y, x in corners for key in itertools.product(in_y[y], in_x[x]))
     batch = max(1, PIXELS_AT_ONCE // (height * width))
     for first in range(0, len(corners), batch):
@@ -238,6 +240,5 @@ def evaluate(model, dataset, num_classes, protocol=PROTOCOLS["whole"], device="c
             kept.append((np.asarray(image), np.asarray(label), prediction))
         if save:
             save(index, prediction)
-    if processes.count() > 1:
-        matrix.counts = processes.agree(torch.from_numpy(matrix.counts).to(device)).cpu().numpy()
+    matrix.counts = processes.agree(torch.from_numpy(matrix.counts).to(device)).cpu().numpy()
     return matrix, kept
