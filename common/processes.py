@@ -66,5 +66,4 @@ def share_statistics(model):
 
 def seed_step(seed, step):
     """Dropout and the like depend on the seed, the step and the process, and on nothing else."""
-    entropy = np.random.SeedSequence([seed, step, rank()])
-    torch.manual_seed(int(entropy.generate_state(1)[0]))
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank()]).generate_state(1)[0]))
