@@ -47,7 +47,8 @@ ELSEWHERE = {
 SMALL = {
     "studies.shapes_table": {"SEEDS": (0,)},
     "studies.probes": {
-        "SEEDS": (0,), "STEPS": {"global": None, "nearest": 1, "thin": 1}, "LONG": 1,
+        "SEEDS": (0,), "STEPS": {"global": None, "thin": 1}, "LONG": 1,
+        "LONGER": [("PAN", "nearest", "pan", ())],
     },
     "studies.results": {"SEEDS": (0,), "STEPS": 1, "SHOWN": (0,)},
     "studies.cost": {
@@ -70,7 +71,7 @@ SMALL = {
         "queries": (None, 4, 2, True), "small": ("tiny", 64, 4, True)}},
     "papers.pan.evidence.cost": {"SIDES": (4, 8)},
     "papers.psanet.evidence.cost": {"CHANNELS": 8, "CROSSING": (4,), "TILED": (8,)},
-    "papers.lrformer.evidence.cost": {"SIZES": (64, 128)},
+    "papers.lrformer.evidence.cost": {"SIZES": (64, 128), "PRESETS": ("t",)},
     "papers.unept.evidence.boundary_bound": {"SCENES": 1, "FIT": 2, "TASKS": ("",)},
 }
 EXTRA = {

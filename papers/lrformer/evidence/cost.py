@@ -22,6 +22,7 @@ from .. import model as lrformer
 from .transcription import official_scores
 
 SIZES = 256, 512, 1024  # side of the image
+PRESETS = "t", "s", "b", "l"
 
 
 class Full(FullAttention):
@@ -114,7 +115,7 @@ def counts():
     rows, shares = [], []
     kinds = [("Encoder", "embed"), *((part, kind) for part in ("Encoder", "Decoder")
                                      for kind in ("attention", "feed_forward"))]
-    for preset in ("t", "s", "b", "l"):
+    for preset in PRESETS:
         with torch.device("meta"):
             model, roads = lrformer.build(150, preset).eval(), lrformer.build(19, preset).eval()
             official, large, wide = (total(official_scores, m, size)[0] for m, size in (
