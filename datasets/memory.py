@@ -1,12 +1,13 @@
 """Whether a batch or the scores of a whole image fit into memory, before a network runs."""
 
+import math
 import os
 from pathlib import Path
 
 import torch
 
 from common.errors import UserError
-from common.inference import copies
+from common.inference import copies, fitted_size
 
 ADVICE = "--protocol sliding needs less, and so does a smaller copy of the picture, --scales 0.5"
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")  # of a container
@@ -45,12 +46,13 @@ def check_batch(recipe, processes=1, device="cpu"):
 
 def check_memory(size, num_classes, protocol, device="cpu", name="the image"):
     """Raise UserError, with what to do instead, where `common.inference.predict` would surely lack
-    memory for an image of size (height, width): the scores of all classes as float32, once as the
-    network has them and once while they are made. What else it needs is its own."""
-    if protocol.crop and len(copies(protocol)) == 1:
-        return
-    factor = 1 if protocol.crop else 2 * max(1, max(protocol.scales)) ** 2
-    needed, free = 4 * num_classes * size[0] * size[1] * factor, free_memory(device)
+    memory for an image of size (height, width): the scores of all classes as float32, those of the
+    image where several copies of it are added up, and of the largest copy that is not cut into
+    windows, twice: while they are made, too. What else a network needs is its own."""
+    largest = max(math.prod(fitted_size(size, protocol.fit, scale)) if protocol.fit
+                  else math.prod(size) * scale**2 for scale in protocol.scales)
+    pixels = (0 if protocol.crop else 2 * largest) + math.prod(size) * (len(copies(protocol)) > 1)
+    needed, free = 4 * num_classes * pixels, free_memory(device)
     if free is not None and needed > free:
         raise UserError(f"{name} has {size[1]} x {size[0]} pixels: as a whole, the scores of "
                         f"{num_classes} classes alone take {needed / 1e9:.1f} GB of memory, and "

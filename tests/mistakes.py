@@ -284,7 +284,9 @@ DATASETS = {
         ("a batch of a million images is drawn before it is refused",
          'needed > free:\n        raise UserError(f"--b', 'False:\n        raise UserError(f"--b'),
         ("windows, which need little memory, are refused",
-         "if protocol.crop and len(", "if not protocol.crop and len("),
+         "(0 if protocol.crop else 2 * largest)", "2 * largest"),
+        ("a photo that is made smaller first is refused", "math.prod(size) * scale**2",
+         "math.prod(size)"),
     ]),
     "datasets/transforms.py": (AUGMENT, [
         ("corners are filled with the mean colour of blue-green-red images",

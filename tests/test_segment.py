@@ -132,9 +132,10 @@ def test_a_picture_whose_scores_do_not_fit_is_refused(cli, made, monkeypatch):
         assert code == 2 and "in/b.PNG has 48 x 40 pixels" in err and "--protocol sliding" in err
     monkeypatch.undo()
     monkeypatch.setattr(memory, "free_memory", lambda device: 10**4)
-    flags = ("--protocol", "sliding", "--device", "cpu")
     monkeypatch.chdir(made)
-    assert cli("eval", "run", "--image", "in/b.PNG", "--out", "new", *flags)[0] == 0
+    for flags in (("--protocol", "sliding"), ("--scales", "0.5")):
+        assert cli("eval", "run", "--image", "in/b.PNG", "--out", "new", "--device", "cpu",
+                   *flags)[0] == 0
     assert memory.free_memory("cpu")
 
 
