@@ -104,17 +104,17 @@ def window_strips(model, image, size, protocol):
     """Run the windows of a copy of an image, average where they overlap, resize to `size`.
 
     image: [3, h, w]. Yields the `strips` of a cell, the pixels of the result between edges of
-    windows, once the last window that it needs is in: what waits is where windows overlap.
+    windows, once its last window is in. Until then it waits, in the size of the copy.
     """
     sides = image.shape[-2:]
     crops = height, width = [protocol.crop or max(side, SMALLEST) for side in sides]
     image, before = pad(image, crops, protocol.centre)
     strides = [min(crop, protocol.stride or math.ceil(crop * 2 / 3)) for crop in crops]  # no gaps
     starts = [*map(window_starts, image.shape[-2:], crops, strides)]
-    (rows, in_y), (columns, in_x) = map(cut, starts, crops, sides, size, before)
-    over = [sum(F.pad(image.new_ones(crop), (n, side - crop - n)) for n in some)
-            for some, crop, side in zip(starts, crops, image.shape[-2:], strict=True)]
-    # Along the shorter side, and the last two rows together, which overlap most: few cells wait.
+    (places_y, in_y), (places_x, in_x) = map(cut, starts, crops, sides, size, before)
+    counts = [sum(F.pad(image.new_ones(crop), (n, side - crop - n)) for n in some)
+              for some, crop, side in zip(starts, crops, image.shape[-2:], strict=True)]
+    # Along the shorter side; the last two rows, which overlap most, as one: few cells wait.
     long, cells = int(sides[1] > sides[0]), {}
     corners = sorted(itertools.product(*starts),
                      key=lambda yx: (min(yx[long], *starts[long][-2:]), yx[1 - long]))
@@ -125,12 +125,12 @@ def window_strips(model, image, size, protocol):
         windows = torch.stack([image[:, y : y + height, x : x + width] for y, x in part])
         for (y, x), scores in zip(part, window_scores(model, windows, protocol), strict=True):
             if len(corners) > 1:
-                scores /= over[0][y : y + height, None] * over[1][x : x + width]
+                scores /= counts[0][y : y + height, None] * counts[1][x : x + width]
             for key in itertools.product(in_y[y], in_x[x]):
-                missing[key], at = missing[key] - 1, (rows[key[0]], columns[key[1]])
+                missing[key], at = missing[key] - 1, (places_y[key[0]], places_x[key[1]])
                 (to_y, from_y), (to_x, from_x) = in_y[y][key[0]], in_x[x][key[1]]
                 piece = scores[:, from_y, from_x].movedim(0, -1)
-                if missing[key] and key not in cells:
+                if missing[key] and key not in cells:  # it needs other windows, too
                     cells[key] = piece.new_zeros(*(math.ceil(p[-1]) + 1 for p in at), len(scores))
                 if key in cells:
                     cells[key][to_y, to_x] += piece
@@ -140,9 +140,9 @@ def window_strips(model, image, size, protocol):
 
 
 def cut(starts, crop, side, target, before):
-    """The cells along an axis, of a result of `target` pixels and a copy of `side` pixels that
-    begins at `before`: {first pixel: places, from the first pixel of the copy that it needs}, and
-    {start of a window: {first pixel of a cell: (where in the cell, where in the window)}}."""
+    """The cells along an axis, by their first pixel, of a result of `target` pixels and a copy of
+    `side` pixels that begins at `before`: {cell: places, from the first pixel of the copy that it
+    needs}, and {start of a window: {cell: (where in what waits, where in the window)}}."""
     where = (torch.arange(target, dtype=torch.float64) + 0.5) * side / target - 0.5
     where, cells, windows = where.clamp(0, side - 1) + before, {}, {start: {} for start in starts}
     # What lies between two pixels of a copy of another size needs both.
@@ -180,7 +180,6 @@ def copies(protocol):
     return list(itertools.product(protocol.scales, (False, True) if whole else (False,)))
 
 
-@torch.inference_mode()
 def parts(model, image, protocol, device):
     """Yields ((row, column) of the first pixel, scores [K, h, w]): added up, those of the image."""
     if (str(image.dtype)[-5:], image.shape[2:]) != ("uint8", (3,)):
@@ -198,8 +197,10 @@ def parts(model, image, protocol, device):
             if mirrored:
                 part, column = part.flip(-1), size[1] - column - part.shape[-1]
             yield (row, column), part
+            part = None  # it may be a view of all scores of a window, as where it is used
 
 
+@torch.no_grad()
 def scores(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
     """Scores of one image, uint8 [H, W, 3] -> float32 [K, H, W]: logits, or sums of probabilities
     where several copies of the image or windows by probability are asked for."""
@@ -208,27 +209,26 @@ def scores(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
         if total is None:  # with the classes last in memory, as networks leave them: fast
             total = part.new_zeros(*image.shape[:2], len(part)).movedim(-1, 0)
         total[:, row : row + part.shape[1], column : column + part.shape[2]] += part
+        part = None
     return total
 
 
+@torch.inference_mode()
 def predict(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
-    """Class ids uint8 [H, W] of one image, uint8 [H, W, 3]. Where it is seen in one copy, the
-    scores of the whole image never exist at once."""
+    """Class ids uint8 [H, W] of one image, uint8 [H, W, 3]. Scores of windows are not kept."""
     result, one = np.empty(image.shape[:2], np.uint8), len(copies(protocol)) == 1
     for (row, column), part in (parts(model, image, protocol, device) if one
                                 else [((0, 0), scores(model, image, protocol, device))]):
         ids = part.max(0).indices.to("cpu", torch.uint8)  # as argmax, in half the time
         result[row : row + len(ids), column : column + ids.shape[1]] = ids
+        part = None
     return result
 
 
 def evaluate(model, dataset, num_classes, protocol=PROTOCOLS["whole"], device="cpu", keep=0,
              description="evaluate", save=None):
-    """Score a dataset. Returns (ConfusionMatrix, the first `keep` (image, label, prediction)).
-
-    Every image counts exactly once, however many processes share them. The network is left in
-    evaluation mode. save(index, prediction) is called for each image, if given.
-    """
+    """Score a dataset that all processes share. Returns (ConfusionMatrix, the first `keep` (image,
+    label, prediction) of this process). Calls save(index, prediction). Evaluation mode stays on."""
     model.eval()
     matrix, kept, rank = ConfusionMatrix(num_classes), [], processes.rank()
     for index in tqdm(range(rank, len(dataset), processes.count()), description, unit="image",

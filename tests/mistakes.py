@@ -72,6 +72,8 @@ COMMON = {
          "int(sides[1] > sides[0])", "int(sides[1] < sides[0])"),
         ("in the last two rows of windows much waits: a photo takes gigabytes",
          "*starts[long][-2:]", "starts[long][-1]"),
+        ("scores of a window stay in memory while the next one is computed",
+         "scores = piece = None", "pass"),
         ("cells of mirror images lie at the wrong side",
          "size[1] - column - part.shape[-1]", "column"),
         ("the scores of all cells are kept: a photo takes gigabytes",

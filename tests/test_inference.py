@@ -161,6 +161,19 @@ def test_what_waits_is_where_windows_overlap(sides, scale, flip, monkeypatch):
     assert max(most) <= (10 + 2 * (scale != 1)) * (min(sides) + 2 * 32) + 32 * 32 + 12 * 12
 
 
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_scores_of_a_window_are_gone_before_the_next_one(average, monkeypatch):
+    """They are as large as all that waits."""
+    monkeypatch.setattr("common.inference.PIXELS_AT_ONCE", 1)
+    alive, left, model = weakref.WeakSet(), [], Pointwise()
+    model.register_forward_pre_hook(lambda *_: left.append(len(alive)))
+    model.register_forward_hook(lambda module, inputs, output: alive.add(output["out"]))
+    for compute in (predict, scores):
+        for protocol in (Protocol(crop=32), Protocol(scales=(1.0, 0.5), flip=True)):
+            compute(model, picture(80, 120), dataclasses.replace(protocol, average=average))
+            assert len(left) > 1 and set(left) == {0}
+
+
 @pytest.mark.parametrize("protocol", [
     Protocol(flip=True), Protocol(flip=True, average="probabilities"),
     Protocol(flip=True, scales=(0.5, 1.25)),
