@@ -207,7 +207,11 @@ def log_panel(canvas, curves, colours, box):
         draw.line(points, fill=colours[name], width=2)
         for x, y in points:
             draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colours[name])
-        below = max(below, points[-1][1])  # labels from the top down, never on top of one another
+        x, y = points[-1]
+        if x < right:
+            draw.text((x, y - 8), name, colours[name], font(13), "mb")
+            continue
+        below = max(below, y)  # labels from the top down, never on top of one another
         draw.text((right + 10, below), name, colours[name], font(13), "lm")
         below += 16
 
