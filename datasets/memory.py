@@ -9,7 +9,7 @@ import torch
 from common.errors import UserError
 from common.inference import copies, fitted_size
 
-ADVICE = "--protocol sliding needs less, and so does a smaller copy of the picture, --scales 0.5"
+ADVICE = "--protocol sliding at one size needs less, as does a smaller copy, --scales 0.5"
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")  # of a container
 
 
