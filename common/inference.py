@@ -219,7 +219,7 @@ def predict(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
     result, one = np.empty(image.shape[:2], np.uint8), len(copies(protocol)) == 1
     for (row, column), part in (parts(model, image, protocol, device) if one
                                 else [((0, 0), scores(model, image, protocol, device))]):
-        ids = part.max(0).indices.to("cpu", torch.uint8)  # as argmax, in half the time
+        ids = part.numpy().argmax(0) if part.is_cpu else part.argmax(0).cpu()  # NumPy's is fast
         result[row : row + len(ids), column : column + ids.shape[1]] = ids
         part = None
     return result

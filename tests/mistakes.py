@@ -105,7 +105,7 @@ COMMON = {
         ("pictures of a few pixels end in an error of the network",
          "max(side, SMALLEST)", "side"),
         ("predictions of a picture come out as logits of its classes, not their numbers",
-         "part.max(0).indices.to(", "part.max(0).values.to("),
+         "part.numpy().argmax(0)", "part.numpy().max(0)"),
     ]),
     "common/metrics.py": (("tests/test_metrics.py",), [
         ("pixel accuracy is the mean over classes instead of pixels",
