@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from common.errors import UserError
 from learn import exercise, grade, judge, lesson
@@ -515,7 +516,22 @@ def test_exercises_come_after_what_they_use():
         e.letters for e in lesson.exercises("unept"))
 
 
-def test_a_copy_of_the_loops_is_slow_and_the_form_of_model_py_fast():
+def test_a_copy_of_the_loops_is_slow_and_the_form_of_model_py_fast(monkeypatch):
+    """In operations instead of seconds, which depend on what else the machine does."""
+    def operations(function, arguments):
+        with Counter() as counter:
+            function(*copy.deepcopy(arguments))
+        return counter.count
+
+    class Counter(TorchFunctionMode):
+        count = 0
+
+        def __torch_function__(self, function, types, arguments=(), named=None):
+            self.count += 1
+            return function(*arguments, **(named or {}))
+
+    assert 0 < judge.seconds(torch.abs, [torch.ones(3)], budget=0) < 10
+    monkeypatch.setattr(judge, "seconds", operations)
     [one] = [e for e in lesson.exercises("psanet") if e.name == "collect"]
     assert judge.ladder("psanet", one, lesson.part("psanet", "naive").collect)[1] == "slow"
     rungs, text = judge.ladder("psanet", one, judge.fast_form("psanet", "collect"))
