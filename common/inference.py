@@ -80,13 +80,13 @@ def window_starts(size, crop, stride):
 
 
 def window_scores(model, windows, protocol):
-    """What is averaged over windows: logits or probabilities. [B, 3, h, w] -> [B, K, h, w]."""
-    scores = scores_of(model, windows)
+    """What is averaged over windows: logits or probabilities. [B, 3, h, w] -> [B, h, w, K]."""
+    scores = scores_of(model, windows).movedim(1, -1)
     if protocol.average == "logits":
         return scores
-    scores = scores.softmax(1)
+    scores = scores.softmax(-1)
     if protocol.flip:
-        scores += scores_of(model, windows.flip(-1)).softmax(1).flip(-1)
+        scores += scores_of(model, windows.flip(-1)).movedim(1, -1).softmax(-1).flip(-2)
         scores /= 2
     return scores
 
@@ -125,13 +125,13 @@ def window_strips(model, image, size, protocol):
         windows = torch.stack([image[:, y : y + height, x : x + width] for y, x in part])
         for (y, x), scores in zip(part, window_scores(model, windows, protocol), strict=True):
             if len(corners) > 1:
-                scores /= counts[0][y : y + height, None] * counts[1][x : x + width]
+                scores /= counts[0][y : y + height, None, None] * counts[1][x : x + width, None]
             for key in itertools.product(in_y[y], in_x[x]):
                 missing[key], at = missing[key] - 1, (places_y[key[0]], places_x[key[1]])
                 (to_y, from_y), (to_x, from_x) = in_y[y][key[0]], in_x[x][key[1]]
-                piece = scores[:, from_y, from_x].movedim(0, -1)
+                piece = scores[from_y, from_x]
                 if missing[key] and key not in cells:  # it needs other windows, too
-                    cells[key] = piece.new_zeros(*(math.ceil(p[-1]) + 1 for p in at), len(scores))
+                    cells[key] = piece.new_zeros(*(math.ceil(p[-1]) + 1 for p in at), piece.size(2))
                 if key in cells:
                     cells[key][to_y, to_x] += piece
                 if not missing[key]:

@@ -153,7 +153,9 @@ def outside(data):
     for name, protocol in (
             ("`whole`", Protocol()), (f"`sliding` ({CROPS[0]})", Protocol(crop=CROPS[0])),
             (f"`sliding` ({CROPS[0]}), scale 0.7", Protocol(crop=CROPS[0], scales=(0.7,))),
-            ("`whole`, scales 0.5, 1, 1.5", Protocol(scales=(0.5, 1.0, 1.5)))):
+            ("`whole`, scales 0.5, 1, 1.5", Protocol(scales=(0.5, 1.0, 1.5))),
+            (f"`multiscale` ({CROPS[0]})", Protocol(
+                crop=CROPS[0], scales=SIX_SCALES, flip=True, average="probabilities"))):
         row = [name]
         for classes in CLASSES:
             network, ratios = pysa(classes), []

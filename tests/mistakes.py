@@ -47,7 +47,7 @@ COMMON = {
         ("a window is run twice where windows fit exactly, and counts twice",
          "range(0, size - crop, stride)", "range(0, size - crop + 1, stride)"),
         ("scores of mirrored windows are added without mirroring them back",
-         ".softmax(1).flip(-1)", ".softmax(1)"),
+         ".softmax(-1).flip(-2)", ".softmax(-1)"),
         ("windows are averaged by logits where the paper averages probabilities",
          'if protocol.average == "logits":\n        return',
          'if protocol.average in ("logits", "probabilities"):\n        return'),

@@ -43,7 +43,7 @@ def test_evaluation(run):
     _, *rows = run("evaluation", "outside", "norms")
     assert [row[1] for row in rows[:5]] == [*endtoend.NAMES.values()]
     assert all(0 < float(row[-1].rstrip("%")) < 100 for row in rows[:5])
-    assert len([row for row in rows if row[0].startswith("`")]) == 4
+    assert len([row for row in rows if row[0].startswith("`")]) == 5
 
 
 def test_memory_and_scales(run):
