@@ -169,7 +169,7 @@ def strips(scores, corner, y, x):
             if not where.equal(torch.arange(strip.shape[axis], dtype=where.dtype)):
                 low, high = (strip.index_select(axis, pixels.long().to(strip.device))
                              for pixels in (where.floor(), where.ceil()))
-                weight = where.frac().to(strip).view(-1, *[1] * (2 - axis))
+                weight = where.frac().float().to(strip.device).view(-1, *[1] * (2 - axis))
                 strip = low.lerp_(high, weight)
         yield (corner[0] + number * rows, corner[1]), strip.movedim(-1, 0)
 
