@@ -27,9 +27,8 @@ SIX_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 class Protocol:
     """How an image becomes scores. The defaults run the network once on the image as it is.
 
-    Images smaller than a window are padded with the mean colour. `average` is what is averaged
-    where windows overlap; with "probabilities" it is the windows that are mirrored, with "logits"
-    the whole image is.
+    Images smaller than a window are padded with the mean colour. Where windows overlap, `average`
+    is averaged; `flip` mirrors every window ("probabilities") or the whole image ("logits").
     """
 
     fit: tuple = ()  # (long, short): resized to just fit into this box first; () = its own size
@@ -84,10 +83,12 @@ def window_scores(model, windows, protocol):
     scores = scores_of(model, windows).movedim(1, -1)
     if protocol.average == "logits":
         return scores
-    scores = scores.softmax(-1)
-    if protocol.flip:
-        scores += scores_of(model, windows.flip(-1)).movedim(1, -1).softmax(-1).flip(-2)
-        scores /= 2
+    mirrored = scores_of(model, windows.flip(-1)).movedim(1, -1) if protocol.flip else scores
+    rows = max(1, STRIP // scores[:, 0].numel())
+    for strip, mirror in zip(scores.split(rows, 1), mirrored.split(rows, 1), strict=True):
+        strip.copy_(strip.softmax(-1))  # in place: fresh memory takes longer than softmax
+        if protocol.flip:
+            strip.add_(mirror.softmax(-1).flip(-2)).div_(2)
     return scores
 
 
@@ -104,37 +105,36 @@ def window_strips(model, image, size, protocol):
     """Run the windows of a copy of an image, average where they overlap, resize to `size`.
 
     image: [3, h, w]. Yields the `strips` of a cell, the pixels of the result between edges of
-    windows, once its last window is in. Until then it waits, in the size of the copy.
-    """
+    windows, once its last window is in. Until then it waits, in the size of the copy."""
     sides = image.shape[-2:]
     crops = height, width = [protocol.crop or max(side, SMALLEST) for side in sides]
     image, before = pad(image, crops, protocol.centre)
     strides = [min(crop, protocol.stride or math.ceil(crop * 2 / 3)) for crop in crops]  # no gaps
     starts = [*map(window_starts, image.shape[-2:], crops, strides)]
     (places_y, in_y), (places_x, in_x) = map(cut, starts, crops, sides, size, before)
-    counts = [sum(F.pad(image.new_ones(crop), (n, side - crop - n)) for n in some)
-              for some, crop, side in zip(starts, crops, image.shape[-2:], strict=True)]
+    counts = [sum(F.pad(image.new_ones(crop), (n, side - crop - n)) for n in begin)
+              for begin, crop, side in zip(starts, crops, image.shape[-2:], strict=True)]
     # Along the shorter side; the last two rows, which overlap most, as one: few cells wait.
     long, cells = int(sides[1] > sides[0]), {}
     corners = sorted(itertools.product(*starts),
                      key=lambda yx: (min(yx[long], *starts[long][-2:]), yx[1 - long]))
-    missing = Counter(key for y, x in corners for key in itertools.product(in_y[y], in_x[x]))
+    awaited = Counter(key for y, x in corners for key in itertools.product(in_y[y], in_x[x]))
     batch = max(1, PIXELS_AT_ONCE // (height * width))
     for first in range(0, len(corners), batch):
-        part = corners[first : first + batch]
-        windows = torch.stack([image[:, y : y + height, x : x + width] for y, x in part])
-        for (y, x), scores in zip(part, window_scores(model, windows, protocol), strict=True):
+        together = corners[first : first + batch]
+        windows = torch.stack([image[:, y : y + height, x : x + width] for y, x in together])
+        for (y, x), scores in zip(together, window_scores(model, windows, protocol), strict=True):
             if len(corners) > 1:
                 scores /= counts[0][y : y + height, None, None] * counts[1][x : x + width, None]
             for key in itertools.product(in_y[y], in_x[x]):
-                missing[key], at = missing[key] - 1, (places_y[key[0]], places_x[key[1]])
+                awaited[key], at = awaited[key] - 1, (places_y[key[0]], places_x[key[1]])
                 (to_y, from_y), (to_x, from_x) = in_y[y][key[0]], in_x[x][key[1]]
                 piece = scores[from_y, from_x]
-                if missing[key] and key not in cells:  # it needs other windows, too
+                if awaited[key] and key not in cells:  # it needs other windows, too
                     cells[key] = piece.new_zeros(*(math.ceil(p[-1]) + 1 for p in at), piece.size(2))
                 if key in cells:
                     cells[key][to_y, to_x] += piece
-                if not missing[key]:
+                if not awaited[key]:
                     yield from strips(cells.pop(key, piece), key, *at)
         scores = piece = None  # or the next windows would be computed beside these
 
@@ -163,9 +163,9 @@ def strips(scores, corner, y, x):
     that begins at `corner`: scores [h, w, K] at places y, x, bilinear. `F.grid_sample` takes five
     times as long, since it does not read what a pixel has of all classes at once."""
     rows = max(1, STRIP // (len(x) * scores.shape[-1]))
-    for number, some in enumerate(y.split(rows)):
-        strip = scores[int(some[0]) : math.ceil(some[-1]) + 1]
-        for axis, where in enumerate((some - some[0].floor(), x)):
+    for number, lines in enumerate(y.split(rows)):
+        strip = scores[int(lines[0]) : math.ceil(lines[-1]) + 1]
+        for axis, where in enumerate((lines - lines[0].floor(), x)):
             if not where.equal(torch.arange(strip.shape[axis], dtype=where.dtype)):
                 low, high = (strip.index_select(axis, pixels.long().to(strip.device))
                              for pixels in (where.floor(), where.ceil()))
