@@ -160,8 +160,7 @@ def cut(starts, crop, side, target, before):
 
 def strips(scores, corner, y, x):
     """Yields ((row, column) of the first pixel, scores [K, rows, columns]) of strips of a result
-    that begins at `corner`: scores [h, w, K] at places y, x, bilinear. `F.grid_sample` takes five
-    times as long, since it does not read what a pixel has of all classes at once."""
+    that begins at `corner`: scores [h, w, K] at places y, x, bilinear. `F.grid_sample` is slow."""
     rows = max(1, STRIP // (len(x) * scores.shape[-1]))
     for number, lines in enumerate(y.split(rows)):
         strip = scores[int(lines[0]) : math.ceil(lines[-1]) + 1]
@@ -184,7 +183,8 @@ def parts(model, image, protocol, device):
     """Yields ((row, column) of the first pixel, scores [K, h, w]): added up, those of the image."""
     if (str(image.dtype)[-5:], image.shape[2:]) != ("uint8", (3,)):
         raise ValueError(f"wanted uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
-    x, size, seen = normalise(image, device), tuple(image.shape[:2]), copies(protocol)
+    size, seen = tuple(image.shape[:2]), copies(protocol)
+    x = normalise(np.ascontiguousarray(image), device)
     for scale, mirrored in seen:
         scaled = (fitted_size(size, protocol.fit, scale) if protocol.fit
                   else [max(1, round(side * scale)) for side in size])

@@ -191,6 +191,13 @@ def test_mirror_images(protocol):
                               scores(model, image, alone), atol=1e-2)
 
 
+def test_a_picture_mirrored_by_numpy():
+    """It runs backwards in memory, which PyTorch refuses."""
+    image, model = picture(48, 40), Surroundings()
+    for mirrored in (image[:, ::-1], image[::-1], image[..., ::-1]):
+        assert np.array_equal(predict(model, mirrored), predict(model, mirrored.copy()))
+
+
 @pytest.mark.parametrize("size,crop,stride", [(100, 32, 21), (465, 465, 310), (466, 465, 310),
                                               (1, 32, 5), (96, 32, 32)])
 def test_window_starts(size, crop, stride):
