@@ -63,22 +63,28 @@ def show(headings, rows):
     print("\n".join(markdown(headings, rows)), flush=True)
 
 
+@functools.cache
+def plain(module):
+    """The same module as model.py writes it down."""
+    copied = copy.deepcopy(module)
+    copied.fast = False
+    return copied
+
+
 def pairs(model):
     """{short cut: (plain form, short form)} with the weights of LRFormer-T, at 512 px."""
     stage, last, head = model.backbone.stages[0], model.backbone.stages[3], model.head
     ffn, deep = stage.blocks[0].feed_forward, last.blocks[0].attention
     x, small = map_of(48, 128), map_of(384, 16)
-    plain = copy.deepcopy(deep)
-    plain.fast = False
     grids = [lrformer.grid((128, 128), side) for side in (16, *deep.sides)]
     features = [map_of(96, 64), map_of(240, 32), map_of(384, 16)]
     return {
         "pooling and its gradient, stage 1": (
             lambda: gradient(x, lambda y: [lrformer.pool(y, cells) for cells in grids]),
             lambda: gradient(x, lambda y: fast.pool_all(y, grids))),
-        "attention, stage 4": (lambda: plain(small, last.convs), lambda: deep(small, last.convs)),
-        "feed-forward in strips, stage 1": (lambda: fast.all_rows(x, ffn),
-                                            lambda: fast.feed_forward(x, ffn)),
+        "attention, stage 4": (lambda: plain(deep)(small, last.convs),
+                               lambda: deep(small, last.convs)),
+        "feed-forward, stage 1": (lambda: plain(ffn)(x), lambda: ffn(x)),
         "squeeze before enlarging": (
             lambda: lrformer.enlarge_and_squeeze(features, head.squeeze1),
             lambda: fast.squeeze(features, head.squeeze1)),

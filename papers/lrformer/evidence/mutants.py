@@ -229,13 +229,23 @@ MUTANTS = {
         ),
         (
             "an activation behind the feed-forward convolution",
-            "plus(u, module.conv))",
-            "F.gelu(plus(u, module.conv)))",
+            "plus(hidden(x, module), module.conv)",
+            "F.gelu(plus(hidden(x, module), module.conv))",
+        ),
+        (
+            "an activation behind the feed-forward convolution of a strip",
+            "plus(u, module.conv)",
+            "F.gelu(plus(u, module.conv))",
         ),
         (
             "no residual around the feed-forward convolution",
-            "plus(u, module.conv))",
-            "module.conv(u))",
+            "plus(hidden(x, module), module.conv)",
+            "module.conv(hidden(x, module))",
+        ),
+        (
+            "no residual around the feed-forward convolution of a strip",
+            "plus(u, module.conv)",
+            "module.conv(u)",
         ),
         ("the 1 beside the middle of the kernel", "(1, 1, 1, 1))", "(0, 2, 1, 1))"),
         (
@@ -246,8 +256,10 @@ MUTANTS = {
         ("rows and columns of the enlargement exchanged", "(rows @ o", "(columns @ o"),
         ("enlarged corner onto corner", "align_corners=False)[0].mT", "align_corners=True)[0].mT"),
         ("the matrix kept from inference", "@torch.inference_mode(False)", "@torch.no_grad()"),
-        ("strips without the row above", "above = min(first, 1)", "above = 0"),
-        ("strips without the row below", "first + rows + 1], module", "first + rows], module"),
+        ("strips without the rows before", "[u[:, :, -2:]]", "[u[:, :, -2:] * 0]"),
+        ("strips that begin with the row before", "min(first, 1) : last", "0 : last"),
+        ("the last row of a strip twice", "None if first + rows >= height else -1", "None"),
+        ("the last row lost", "None if first + rows >= height else -1", "-1"),
         (
             "strips in training too",
             'x.device.type != "cpu" or torch.is_grad_enabled() or',
