@@ -3,7 +3,6 @@ network's outputs."""
 
 import functools
 import itertools
-import math
 import pickle
 import re
 from pathlib import Path
