@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from . import model
 
-STRIP = 2**18  # numbers of a hidden map that stay in a processor's cache
+STRIP = 2**20  # numbers of a hidden map that stay in a processor's cache
 
 
 def attention(x, module, convs=()):
