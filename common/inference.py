@@ -114,10 +114,10 @@ def window_strips(model, image, size, protocol):
     (places_y, in_y), (places_x, in_x) = map(cut, starts, crops, sides, size, before)
     counts = [sum(F.pad(image.new_ones(crop), (n, side - crop - n)) for n in begin)
               for begin, crop, side in zip(starts, crops, image.shape[-2:], strict=True)]
-    # Along the shorter side; the last two rows, which overlap most, as one: few cells wait.
-    long, cells = int(sides[1] > sides[0]), {}
+    # Along the shorter side; the last two lines, which overlap most, as one: few cells wait.
+    axis, cells = int(sides[1] > sides[0]), {}
     corners = sorted(itertools.product(*starts),
-                     key=lambda yx: (min(yx[long], *starts[long][-2:]), yx[1 - long]))
+                     key=lambda yx: (min(yx[axis], *starts[axis][-2:]), yx[1 - axis]))
     awaited = Counter(key for y, x in corners for key in itertools.product(in_y[y], in_x[x]))
     batch = max(1, PIXELS_AT_ONCE // (height * width))
     for first in range(0, len(corners), batch):
@@ -141,7 +141,7 @@ def window_strips(model, image, size, protocol):
 
 def cut(starts, crop, side, target, before):
     """The cells along an axis, by their first pixel, of a result of `target` pixels and a copy of
-    `side` pixels that begins at `before`: {cell: places, from the first pixel of the copy that it
+    `side` pixels that begins at `before`: {cell: places of its pixels, from the first one that it
     needs}, and {start of a window: {cell: (where in what waits, where in the window)}}."""
     where = (torch.arange(target, dtype=torch.float64) + 0.5) * side / target - 0.5
     where, cells, windows = where.clamp(0, side - 1) + before, {}, {start: {} for start in starts}
@@ -180,7 +180,7 @@ def copies(protocol):
 
 
 def parts(model, image, protocol, device):
-    """Yields ((row, column) of the first pixel, scores [K, h, w]): added up, those of the image."""
+    """Yields ((row, column) of the first pixel, scores [K, h, w]) to add; a copy's are disjoint."""
     if (str(image.dtype)[-5:], image.shape[2:]) != ("uint8", (3,)):
         raise ValueError(f"wanted uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
     size, seen = tuple(image.shape[:2]), copies(protocol)
@@ -197,7 +197,7 @@ def parts(model, image, protocol, device):
             if mirrored:
                 part, column = part.flip(-1), size[1] - column - part.shape[-1]
             yield (row, column), part
-            part = None  # it may be a view of all scores of a window, as where it is used
+            part = None  # a view would keep all scores of a window, here and in what follows
 
 
 @torch.no_grad()
@@ -215,7 +215,7 @@ def scores(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
 
 @torch.inference_mode()
 def predict(model, image, protocol=PROTOCOLS["whole"], device="cpu"):
-    """Class ids uint8 [H, W] of one image, uint8 [H, W, 3]. Scores of windows are not kept."""
+    """Class ids uint8 [H, W] of one image, uint8 [H, W, 3]. Of one copy no scores are kept."""
     result, one = np.empty(image.shape[:2], np.uint8), len(copies(protocol)) == 1
     for (row, column), part in (parts(model, image, protocol, device) if one
                                 else [((0, 0), scores(model, image, protocol, device))]):

@@ -71,7 +71,7 @@ COMMON = {
         ("windows run along the longer side: a photo takes gigabytes",
          "int(sides[1] > sides[0])", "int(sides[1] < sides[0])"),
         ("in the last two rows of windows much waits: a photo takes gigabytes",
-         "*starts[long][-2:]", "starts[long][-1]"),
+         "*starts[axis][-2:]", "starts[axis][-1]"),
         ("scores of a window stay in memory while the next one is computed",
          "scores = piece = None", "pass"),
         ("cells of mirror images lie at the wrong side",

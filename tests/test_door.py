@@ -55,7 +55,7 @@ def exported(images, dynamic, *others):
     return run
 
 
-any_batch = functools.cache(exported((2, 3, 64, 96), (0,), (3, 3, 64, 96)))
+any_batch = functools.cache(exported((2, 3, 64, 96), (0,), (3, 3, 64, 96), (40, 3, 64, 96)))
 
 
 def any_size(paper):

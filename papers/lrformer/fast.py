@@ -1,7 +1,7 @@
 """Exact shortcuts for model.py: nothing here changes a result by more than rounding.
 
-Layers are called as in model.py, with two exceptions: `squeeze` splits the kernel of a
-convolution, `plus` adds 1 to the middle of one.
+Every layer is called, a few times where model.py calls it once, with two exceptions: `squeeze`
+splits the kernel of a convolution, `plus` adds 1 to the middle of one.
 """
 
 import functools
@@ -112,24 +112,31 @@ def pooling_matrix(size, cells):
 def feed_forward(x, module):
     """Replaces the rest of `FeedForward.forward`. x: [B, C, H, W] -> [B, C, H, W].
 
-    In inference on a processor strip by strip. Why the same: only the 3x3 convolution looks
-    sideways, and its strips begin with the last two rows of the strip before. What it saves: the
-    hidden map is r times as large as x and by far the largest of the network; a strip of about
-    STRIP numbers stays in the cache. With gradients all hidden numbers must be kept anyway.
+    Without gradients on a processor: in strips of rows. Why the same: only the 3x3 convolution sees
+    other rows, and its strips begin with the last two rows of the strip before. What it saves: the
+    hidden map is r times as large as x, the largest of the encoder; a strip of about STRIP numbers
+    stays in the cache. With gradients all hidden numbers must be kept anyway.
     """
+    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return all_rows(x, module)
     height = x.shape[2]
     rows = max(8, STRIP * height // (module.ratio * x.numel()))
-    if x.device.type != "cpu" or torch.is_grad_enabled() or rows >= height:
-        return model.at_each_position(module.narrow, plus(hidden(x, module), module.conv))
+    if rows >= height:
+        return all_rows(x, module)
     before, strips = [], []
     for first in range(0, height, rows):
         u = torch.cat([*before, hidden(x[:, :, first : first + rows], module)], dim=2)
         before = [u[:, :, -2:]]
-        # The last row waits for the one below it, and what stood in for the one above is cut off.
-        last = None if first + rows >= height else -1
-        u = plus(u, module.conv)[:, :, min(first, 1) : last]
+        # The last row waits for the one below it; the first is only a neighbour, except at the top.
+        end = None if first + rows >= height else -1
+        u = plus(u, module.conv)[:, :, min(first, 1) : end]
         strips.append(model.at_each_position(module.narrow, u))
     return torch.cat(strips, dim=2)
+
+
+def all_rows(x, module):
+    """(I), see `plus`. [B, C, H, W] -> [B, C, H, W]."""
+    return model.at_each_position(module.narrow, plus(hidden(x, module), module.conv))
 
 
 def hidden(x, module):

@@ -257,7 +257,7 @@ MUTANTS = {
         ("enlarged corner onto corner", "align_corners=False)[0].mT", "align_corners=True)[0].mT"),
         ("the matrix kept from inference", "@torch.inference_mode(False)", "@torch.no_grad()"),
         ("strips without the rows before", "[u[:, :, -2:]]", "[u[:, :, -2:] * 0]"),
-        ("strips that begin with the row before", "min(first, 1) : last", "0 : last"),
+        ("strips that begin with the row before", "min(first, 1) : end", "0 : end"),
         ("the last row of a strip twice", "None if first + rows >= height else -1", "None"),
         ("the last row lost", "None if first + rows >= height else -1", "-1"),
         (
