@@ -48,24 +48,35 @@ def batches(samples, first_step, steps, batch_size, workers=0):
     numbers = (range(start, start + share) for start in starts)  # no list: there may be 10^9
     loader = DataLoader(
         samples, batch_sampler=numbers, num_workers=workers, worker_init_fn=prepare_worker)
-    before, stream = set(multiprocessing.active_children()), None
+    before = set(multiprocessing.active_children())
     try:
         try:
             stream = iter(loader)
         except OSError as error:
             reason = f"they cannot be started: {error.strerror}"
             raise UserError(f"--workers {workers}: {reason}") from None
-        yield stream
+        try:
+            yield delivered(stream)
+        finally:
+            # Not left to the exit: there Python ends its children by SIGTERM, which they ignore.
+            if workers:
+                stream._shutdown_workers()  # may notice a dead worker, too
     except (UserError, MemoryError, RuntimeError) as error:
         if message := worker_message(error, workers):
             raise UserError(message) from None
         raise
     finally:
-        # Not left to the exit: there Python ends its children by SIGTERM, which they ignore.
-        if workers and stream is not None:  # its truth would be the length of the run
-            stream._shutdown_workers()
         for worker in set(multiprocessing.active_children()) - before:
             worker.kill()
+
+
+def delivered(stream):
+    """The batches of a loader. A worker that is killed while it hands one over is no error of its
+    own in PyTorch, but a broken connection."""
+    try:
+        yield from stream
+    except (ConnectionError, EOFError):
+        raise RuntimeError("DataLoader worker: connection lost") from None
 
 
 def worker_message(error, workers):

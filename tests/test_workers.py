@@ -141,6 +141,37 @@ def test_what_is_said(error, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError(),
+                                   BrokenPipeError(32, "broken")])
+def test_a_worker_killed_while_it_hands_over_a_batch(error, monkeypatch):
+    """Its connection breaks; or a second one is noticed while the others are ended."""
+    def fail(*_):
+        raise error
+
+    with (pytest.raises(UserError, match="one of them was killed"),
+          batches([torch.zeros(2)] * 9, 0, 9, 1, workers=1) as stream):
+        monkeypatch.setattr("multiprocessing.resource_sharer._ResourceSharer.get_connection", fail)
+        list(stream)
+    with pytest.raises(type(error)), batches([(1, 1)] * 9, 0, 3, 2, 2):
+        raise error  # not from a worker
+
+
+def test_a_worker_whose_death_is_noticed_at_the_end(monkeypatch):
+    iterator = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
+    real = iterator._shutdown_workers
+
+    def shut_down(self):
+        monkeypatch.setattr(iterator, "_shutdown_workers", real)
+        real(self)
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    monkeypatch.setattr(iterator, "_shutdown_workers", shut_down)
+    with (pytest.raises(UserError, match="one of them was killed"),
+          batches([(1, 1)] * 9, 0, 3, 2, workers=2)):
+        raise ZeroDivisionError
+    assert not multiprocessing.active_children()
+
+
 def test_other_errors_stay_what_they_are():
     for workers in (0, 2):
         with pytest.raises(ZeroDivisionError), batches(Failing(ZeroDivisionError()), 0, 9, 2,
