@@ -79,13 +79,15 @@ def test_links_resolve(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_rows_of_a_table_have_as_many_cells(page):
-    """Markdown drops without a word what stands behind the last column of the heading."""
+def test_tables_have_a_heading_and_as_many_cells_in_every_row(page):
+    """Without a heading Markdown shows no table. It drops what stands behind the last column."""
     text = re.sub(r"^(`{3,}).*?^\1", "", page.read_text(encoding="utf-8"),
                   flags=re.DOTALL | re.MULTILINE)
     for lines in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
         rows = [re.split(r"(?<!\\)\|", line) for line in lines.splitlines()]
         assert {len(row) for row in rows} == {len(rows[0])}, lines
+        dashes = [bool(re.fullmatch(r"[\s|:-]*-[\s|:-]*", line)) for line in lines.splitlines()]
+        assert dashes.index(True) == 1 and sum(dashes) == 1, lines
 
 
 def test_dead_links_are_found():
