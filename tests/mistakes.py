@@ -360,7 +360,9 @@ DATASETS = {
         ("the recipe's crop is taken, everything else of its augmentation is not",
          "if hasattr(recipe, name)]", "if name in vars(type(recipe)) and name == 'flip']"),
     ]),
-    "datasets/stream.py": (LOOP, [
+    "datasets/stream.py": ((*LOOP, *tests_of(
+        "tests/test_workers.py", "a_worker_killed_while_it_hands_over_a_batch",
+        "a_worker_whose_death_is_noticed_at_the_end", "other_errors_stay_what_they_are")), [
         ("every epoch has the same order",
          "default_rng([self.seed, epoch])", "default_rng([self.seed, 0])"),
         ("an image is augmented alike in every epoch",
@@ -378,6 +380,13 @@ DATASETS = {
         ("images come from a file that cannot be written to",
          "return torch.tensor(image), torch.tensor(label)",
          "return torch.from_numpy(image), torch.from_numpy(label)"),
+        ("a worker killed while it hands over a batch is a broken connection to the user",
+         "yield delivered(stream)", "yield stream"),
+        ("a worker whose death is noticed at the end leaves a traceback and the others",
+         "                stream._shutdown_workers()", "                pass"),
+        ("whatever happens with workers is called their death",
+         "        if message := worker_message(error, workers):",
+         "        if message := worker_message(RuntimeError('DataLoader worker'), workers):"),
     ]),
     "datasets/files.py": (("tests/test_datasets.py", *LAYOUTS, *tests_of(
         "tests/test_silent.py", "sixteen_bits_per_channel_are_refused")), [
