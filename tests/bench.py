@@ -171,8 +171,9 @@ def table(paper, options, only="", profiles=False):
     share = ["% of a matrix product's speed"] * (options["device"] != "cpu")
     plain = options["precision"] == "float32" and not options["compiled"]
     yield (f"{machine(options['device'])}. {options['precision']}"
-           f"{', compiled' * options['compiled']}, {ROUNDS} rounds; outputs may "
-           f"differ by {TOLERANCE[options['precision']]:g}{f', in float64 by {EXACT:g}' * plain}.")
+           f"{', compiled' * options['compiled']}, {ROUNDS} rounds. Differences are shares of the "
+           f"largest number: of the output (an error beyond {TOLERANCE[options['precision']]:g})"
+           f"{f', of output and gradients in float64 (beyond {EXACT:g})' * plain}.")
     for name, case in forms.CASES.items():
         if only in name:
             yield ""
