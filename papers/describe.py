@@ -28,19 +28,28 @@ PARTS = {
     "images": ("crop_size", "scale", "fit", "rotate", "blur", "flip", "max_share", "colour",
                "photometric", "centre", "test_scale"),
 }
+# PyTorch counts baddbmm, but not the form that adds in place. Shapes -> operations.
+IN_PLACE = {torch.ops.aten.baddbmm_: lambda _, a, b, **kwargs: 2 * math.prod(a) * b[-1]}
+
+
+def multiply_adds_in(function):
+    """(total, {module: number}) of the convolutions and matrix products in one call of a function:
+    half of the operations that PyTorch counts."""
+    # The counter does not know every fused attention; step by step they are matrix products.
+    with (sdpa_kernel(SDPBackend.MATH),
+          FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter):
+        function()
+    parts = {name: sum(kinds.values()) // 2 for name, kinds in counter.get_flop_counts().items()}
+    return counter.get_total_flops() // 2, parts
 
 
 def multiply_adds(model, side):
-    """{name of a module: multiply-adds} for one image of side x side pixels; "" is the network.
-    Half of the operations of convolutions and matrix products that PyTorch counts."""
+    """{name of a module: multiply-adds} for one image of side x side pixels; "" is the network."""
     parameter = next(model.parameters())
-    # The counter does not know every fused attention; step by step they are matrix products.
-    with (torch.no_grad(), parameter.device, sdpa_kernel(SDPBackend.MATH),
-          FlopCounterMode(display=False) as counter):
-        model.eval()(torch.zeros(1, 3, side, side, dtype=parameter.dtype))
-    found = {name.partition(".")[2]: sum(kinds.values()) // 2
-             for name, kinds in counter.get_flop_counts().items()}
-    return {**found, "": counter.get_total_flops() // 2}
+    with torch.no_grad(), parameter.device:
+        image = torch.zeros(1, 3, side, side, dtype=parameter.dtype)
+        total, parts = multiply_adds_in(lambda: model.eval()(image))
+    return {**{name.partition(".")[2]: number for name, number in parts.items()}, "": total}
 
 
 def short(number):

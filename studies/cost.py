@@ -23,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from datasets import pictures
+from papers.describe import multiply_adds_in
 from papers.lrformer.model import Attention
 from papers.options import build_model
 from papers.pan.model import FPA
@@ -94,7 +95,7 @@ def sizes(name, side):
     of points, four corners each: they are added."""
     with torch.device("meta"):
         parameters = sum(p.numel() for p in mechanism(name, side).parameters())
-    total, _ = measure.multiply_adds(make(name, side, False, "meta"))
+    total, _ = multiply_adds_in(make(name, side, False, "meta"))
     return parameters, total + (side**2 * POINTS * 4 * CHANNELS if name == "unept" else 0)
 
 
@@ -191,7 +192,7 @@ def measure_networks(device):
         memory = measure.peak_memory(make_network, paper, preset, crop, device, device=device)
         rows.append({
             "network": f"{paper} {preset}", "crop": crop, "parameters": step.parameters,
-            "multiply-adds": measure.multiply_adds(step)[0], "ms": f"{milliseconds:.3g}",
+            "multiply-adds": multiply_adds_in(step)[0], "ms": f"{milliseconds:.3g}",
             "MiB": f"{memory:.3g}"})
     return rows
 

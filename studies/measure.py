@@ -1,4 +1,4 @@
-"""Library: time, memory and multiply-adds, measured so that ratios can be trusted; tables of them.
+"""Library: time and memory, measured so that ratios can be trusted; tables of them.
 
 Machines drift: so the candidates take turns (A B C, C B A, A B C, ...), and ratios are between
 times of the same run. Memory is the growth of a fresh process's high-water mark.
@@ -17,14 +17,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 
 class FullAttention(nn.Module):
-    """Self-attention of all pixels, PyTorch's fused kernel. [B, C, H, W], same shape or `outputs`.
+    """Self-attention of all pixels. [B, C, H, W], same shape or `outputs`.
 
-    keys: channels of queries and keys, default C. outputs: of the last projection, None for none.
+    keys: channels of queries and keys; with the default C it is PyTorch's fused kernel.
+    outputs: of the last projection, None for none.
     """
 
     def __init__(self, channels, heads=1, keys=None, outputs=None):
@@ -40,16 +39,6 @@ class FullAttention(nn.Module):
                    for layer in (self.query, self.key, self.value))  # [B, heads, HW, ...]
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [B, HW, C]
         return self.output(mixed).mT.unflatten(2, x.shape[2:])
-
-
-def multiply_adds(function):
-    """(total, {module: number}) of the convolutions and matrix products in one call of a function:
-    half of the operations that PyTorch counts."""
-    # The counter does not know every fused attention; step by step they are matrix products.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        function()
-    parts = {name: sum(kinds.values()) // 2 for name, kinds in counter.get_flop_counts().items()}
-    return counter.get_total_flops() // 2, parts
 
 
 def one_pass(function, leaves, train):

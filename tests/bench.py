@@ -27,7 +27,8 @@ from pathlib import Path
 
 import torch
 
-from studies.measure import markdown, matrix_speed, multiply_adds, peak_memory, turns
+from papers.describe import multiply_adds_in
+from studies.measure import markdown, matrix_speed, peak_memory, turns
 from studies.trainings import NAMES, parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,7 +129,7 @@ def rows_of(paper, case, options):
                          ratio(first, this, 0),
                          *(of_one_thread[name] if threads == 1 else ("", "", ""))])
             if device != "cpu" and name in found:
-                total, _ = multiply_adds(prepared(paper, name, case, device))
+                total, _ = multiply_adds_in(prepared(paper, name, case, device))
                 rows[-1].append(f"{total / clock / SPEED[options['precision']]:.0%}")
             elif device != "cpu":
                 rows[-1].append("")  # to count them may store more than a card holds

@@ -629,6 +629,8 @@ PROGRAM = {
          "nn.Module.train(frozen, False)", "nn.Module.train(frozen, mode)"),
     ]),
     "papers/describe.py": (("tests/test_describe.py",), [
+        ("sums in place are no multiply-adds, so PSANet's distribute has half of what collect has",
+         "display=False, custom_mapping=IN_PLACE", "display=False"),
         ("operations are told as multiply-adds, twice as many", "sum(kinds.values()) // 2",
          "sum(kinds.values())"),
         ("a dry run tells the same rate for all layers", 'recipe.lr * group["factor"] * learn',

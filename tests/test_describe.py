@@ -13,6 +13,7 @@ import datasets
 from common.cli import load_paper, papers
 from common.recipe import Recipe
 from papers import describe
+from papers.psanet.model import PSA
 
 every_paper = pytest.mark.parametrize("paper", papers())
 
@@ -63,6 +64,15 @@ def test_parameters_and_multiply_adds():
         "": 32 * 32 * (3 * 4 * 9 + 8), "0": 32 * 32 * 3 * 4 * 9, "1": 32 * 32 * 8}
     assert [describe.short(n) for n in (999, 1234, 53_200_000, 168e9)] == [
         "999", "1.23 k", "53.2 M", "168 G"]
+
+
+def test_sums_in_place_are_multiply_adds_too():
+    """PSANet's fast distribute adds the tiles in place, collect does not: both do as much."""
+    found = set()
+    for direction in ("collect", "distribute"):
+        model = nn.Sequential(nn.Conv2d(3, 8, 1), PSA(8, 16, (direction,), (63, 63), 1))
+        found.add(describe.multiply_adds(model, 32)[""])
+    assert len(found) == 1
 
 
 @every_paper

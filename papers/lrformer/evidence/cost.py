@@ -15,7 +15,8 @@ import sys
 
 import torch
 
-from studies.measure import FullAttention, markdown, multiply_adds, times
+from papers.describe import multiply_adds_in
+from studies.measure import FullAttention, markdown, times
 
 from .. import fast
 from .. import model as lrformer
@@ -112,7 +113,7 @@ def steps():
 def total(form, model, size):
     """(G multiply-adds, multiply-adds by module) of a form; nothing is computed."""
     image = torch.empty(1, 3, *size)
-    count, modules = multiply_adds(lambda: form(model, image))
+    count, modules = multiply_adds_in(lambda: form(model, image))
     return count / 1e9, modules
 
 

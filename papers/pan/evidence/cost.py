@@ -12,7 +12,8 @@ import sys
 
 import torch
 
-from studies.measure import FullAttention, multiply_adds, peak_memory, times
+from papers.describe import multiply_adds_in
+from studies.measure import FullAttention, peak_memory, times
 
 from .. import model
 
@@ -60,10 +61,10 @@ def counts():
     for preset, options in rows:
         with torch.device("meta"):
             net, images = model.build(21, preset, **options).eval(), torch.empty(1, 3, 512, 512)
-        total, modules = multiply_adds(functools.partial(net, images))
+        total, modules = multiply_adds_in(functools.partial(net, images))
         backbone, head = (modules[f"{type(net).__name__}.{part}"] for part in ("backbone", "head"))
         decoder = total - backbone - head
-        fpa, _ = multiply_adds(functools.partial(net.fpa, net.backbone(images)[-1]))
+        fpa, _ = multiply_adds_in(functools.partial(net.fpa, net.backbone(images)[-1]))
         parameters = sum(p.numel() for p in net.parameters())
         own = sum(p.numel() for part in (net.fpa, net.gaus) for p in part.parameters())
         name = ", ".join([preset, *(f"{option}={value}" for option, value in options.items())])
@@ -71,7 +72,7 @@ def counts():
               f"{fpa / 1e9:7.2f}{head / 1e9:7.2f}")
     with torch.device("meta"):
         full, x = FORMS["full attention"](), torch.empty(1, C, 32, 32)
-    total, _ = multiply_adds(functools.partial(full, x))
+    total, _ = multiply_adds_in(functools.partial(full, x))
     print(f"full attention on a map of 32 x 32: {total / 1e9:.2f} G multiply-adds")
 
 

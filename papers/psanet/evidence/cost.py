@@ -14,7 +14,8 @@ import sys
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from studies.measure import markdown, multiply_adds, times
+from papers.describe import multiply_adds_in
+from studies.measure import markdown, times
 
 from .. import fast, model
 from .forms import make
@@ -70,7 +71,7 @@ def counts():
             with FakeTensorMode(), torch.no_grad():
                 net = model.build(classes, preset, crop_size=crop, aux=False).eval()
                 image = torch.empty(1, 3, crop, crop)
-                total, _ = multiply_adds(lambda net=net, image=image: net(image))
+                total, _ = multiply_adds_in(lambda net=net, image=image: net(image))
             print(f"{preset} at {crop}: {total / 1e9:.1f}")
 
 

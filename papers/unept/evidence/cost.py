@@ -5,7 +5,7 @@ Time and memory beside the official form: python -m tests.bench unept.
 
 import torch
 
-from studies.measure import multiply_adds
+from papers.describe import multiply_adds_in
 
 from .. import model
 
@@ -15,7 +15,7 @@ def main():
         with torch.device("meta"):
             network, image = model.build(150, preset).eval(), torch.zeros(1, 3, size, size)
         with torch.no_grad():
-            total, modules = multiply_adds(lambda network=network, image=image: network(image))
+            total, modules = multiply_adds_in(lambda network=network, image=image: network(image))
         parts = []
         for child, module in network.named_children():
             lists = isinstance(module, torch.nn.ModuleList)
