@@ -12,7 +12,8 @@ from pathlib import Path
 
 if __name__ == "__main__" and not __package__:  # run as a file
     sys.path[0], __package__ = str(Path(__file__).resolve().parent.parent), "datasets"
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C during the imports
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C during the imports
 
 from tqdm import tqdm
 

@@ -190,13 +190,17 @@ def test_what_no_memory_holds_is_not_even_drawn(cli, tmp_path, monkeypatch):
 @pytest.mark.parametrize("words", [["train.py"], ["eval.py", "x"],
                                    ["datasets/check.py", "folder", "x"]])
 def test_interrupted_while_it_is_imported(tmp_path, words):
-    """Silent, exit code 130, nothing written."""
-    begun = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"  # in the middle of an import
-    (tmp_path / "torch.py").write_text(begun, encoding="utf-8")
-    result = subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]], cwd=tmp_path,
-                            env={**os.environ, "PYTHONPATH": str(tmp_path)}, timeout=100,
-                            capture_output=True, check=False)
-    assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")
+    """Silent, exit code 130, nothing written; in the background, where Ctrl-C is ignored, it goes
+    on."""
+    begun = "import os, signal; os.kill(os.getpid(), signal.SIGINT); os._exit(7)"
+    (tmp_path / "torch.py").write_text(begun, encoding="utf-8")  # in the middle of an import
+    for handler, code in ((signal.default_int_handler, 130), (signal.SIG_IGN, 7)):
+        before = signal.signal(signal.SIGINT, handler)
+        result = subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]], cwd=tmp_path,
+                                env={**os.environ, "PYTHONPATH": str(tmp_path)}, timeout=100,
+                                capture_output=True, check=False)
+        signal.signal(signal.SIGINT, before)
+        assert (result.returncode, result.stdout, result.stderr) == (code, b"", b"")
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["torch.py"]
 
 
