@@ -629,7 +629,7 @@ PROGRAM = {
          "nn.Module.train(frozen, False)", "nn.Module.train(frozen, mode)"),
     ]),
     "papers/describe.py": (("tests/test_describe.py",), [
-        ("sums in place are no multiply-adds, so PSANet's distribute has half of what collect has",
+        ("sums in place are no multiply-adds, so PSANet's distribute has fewer than collect",
          "display=False, custom_mapping=IN_PLACE", "display=False"),
         ("operations are told as multiply-adds, twice as many", "sum(kinds.values()) // 2",
          "sum(kinds.values())"),
